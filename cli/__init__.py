@@ -1,0 +1,1 @@
+"""The `shopstream` command: thin, one file per group of commands."""

@@ -1,0 +1,69 @@
+"""Entry point of the `shopstream` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from cli.context import ExitCode, Invocation
+from config.errors import SettingsError, ShopstreamError
+
+app = typer.Typer(
+    name="shopstream",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Streaming session features for a shop: Kafka to Redis through Feast, every raw event in Delta Lake.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check found a difference.",
+)
+
+
+@app.callback()
+def main(
+    ctx: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="Folder of data, logs and pids [default: .shopstream].")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. worker.group_id=x.")
+    ] = None,
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Collect the global flags."""
+    overrides: dict[str, Any] = {}
+    for pair in assign or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--set")
+        *sections, name = key.split(".")
+        target = overrides
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    if home is not None:
+        overrides["home"] = home
+    ctx.obj = Invocation(debug=debug, overrides=overrides)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its documented code; a traceback is shown only with `--debug`."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.WRONG_USE)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(ExitCode.FAILED)
+    except ShopstreamError as error:
+        if debug:
+            raise
+        click.echo(f"shopstream: {error}", err=True)
+        sys.exit(ExitCode.WRONG_USE if isinstance(error, SettingsError) else ExitCode.FAILED)
+
+
+if __name__ == "__main__":
+    run()
