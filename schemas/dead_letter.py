@@ -1,0 +1,47 @@
+"""The dead letter: what is kept of a record that never reaches a state."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Reason(StrEnum):
+    """Why a record became a dead letter."""
+
+    UNDECODABLE = "undecodable"
+    UNKNOWN_SCHEMA = "unknown_schema"
+    TOO_LARGE = "too_large"
+    MISSING_FIELD = "missing_field"
+    INVALID_VALUE = "invalid_value"
+    FUTURE_EVENT = "future_event"
+    MISROUTED = "misrouted"
+
+
+class Stage(StrEnum):
+    """Where in the path the record failed."""
+
+    FRAME = "frame"
+    DECODE = "decode"
+    VALIDATE = "validate"
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A record that could not be applied, with its original bytes and the reason.
+
+    Attributes:
+        schema_id: writer schema id of the frame, None where the frame could not be read.
+        detail: what exactly is wrong, in words, with the field's name where there is one.
+        first_seen_ms: when the worker first refused it, integer milliseconds UTC.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    append_time_ms: int
+    key: bytes | None
+    value: bytes | None
+    schema_id: int | None
+    stage: Stage
+    reason: Reason
+    detail: str
+    first_seen_ms: int
