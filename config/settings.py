@@ -79,6 +79,8 @@ class WorkerSettings(_Section):
     session_timeout_ms: int = Field(6_000, ge=1_000, description="Kafka group session timeout")
     sink_attempts: int = Field(8, ge=1, description="tries of a sink before the worker stops")
     commit_timeout_s: float = Field(60.0, gt=0, description="a commit pending for longer stops the worker")
+    stall_timeout_s: float = Field(180.0, gt=0, description="lag without progress for longer stops the worker")
+    stop_timeout_s: float = Field(30.0, gt=0, description="a stop that takes longer is cut short")
     metrics_host: str = Field("127.0.0.1", description="address of the Prometheus endpoint")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the Prometheus endpoint; 0 for a free one")
 

@@ -1,0 +1,54 @@
+# Two commands do everything: `make demo` and `make test`. Wheels only; no root, no compiler, no system Java.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' \
+  >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.shopstream-setup
+LOCKS := requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+# uv reads its own variables only: an index that was set for pip is meant for it too
+UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(BIN)/uv
+ARTEFACTS := $(or $(SHOPSTREAM_CACHE_DIR),$(HOME)/.cache/shopstream)
+
+.PHONY: help setup demo test check clean lock
+
+help:  ## what can be done
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(STAMP)  ## create .venv with the shopstream command
+
+$(STAMP): $(LOCKS)
+	@test -n "$(PYTHON)" || { echo "shopstream needs Python 3.11, 3.12 or 3.13 with venv; none was found on PATH." >&2; exit 1; }
+	@echo "[1/3] creating $(VENV) with $(PYTHON)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/bootstrap.txt
+	@echo "[2/3] installing the locked packages (wheels only, about 800 MB on disk)"
+	@$(UV) pip sync --quiet --python $(BIN)/python --only-binary :all: --require-hashes requirements/dev.txt
+	@echo "[3/3] installing the shopstream command"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## run the main job end to end on the embedded stack
+	@$(BIN)/shopstream demo
+
+test: setup  ## run every test
+	@$(BIN)/python -m pytest
+
+check: setup  ## lint, types, architecture, docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: setup  ## resolve the locks again
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade pyproject.toml -o requirements/runtime.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' - -o requirements/bootstrap.txt
+
+clean:  ## remove what was made: environment, stack, data, caches, downloads
+	@test ! -x $(BIN)/shopstream || $(BIN)/shopstream stack down >/dev/null 2>&1 || true
+	rm -rf $(VENV) .venv-flink .shopstream .mypy_cache .ruff_cache .hypothesis .import_linter_cache $(ARTEFACTS)
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+"""Every metric of every process: name, type, labels and meaning, in one place.
+
+`streams` and `serving` create what they serve from this list, so a metric that is not declared here does not exist.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class MetricKind(StrEnum):
+    """Prometheus metric types in use."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric.
+
+    Attributes:
+        name: as Prometheus shows it, without the `_total` that counters get.
+        labels: label names; their values come from small fixed sets, or from partitions.
+        buckets: upper bounds of a histogram, in the metric's unit.
+    """
+
+    name: str
+    kind: MetricKind
+    description: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_LATENCY_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+_PARTITION: Final = ("topic", "partition")
+
+WORKER_METRICS: Final = (
+    MetricSpec(
+        "shopstream_records",
+        MetricKind.COUNTER,
+        "Records read, each counted as exactly one outcome: applied, duplicate, late, dead_letter or redelivered",
+        ("topic", "outcome"),
+    ),
+    MetricSpec("shopstream_dead_letters", MetricKind.COUNTER, "Dead letters, by reason", ("topic", "reason")),
+    MetricSpec("shopstream_batches", MetricKind.COUNTER, "Batches processed", ("topic",)),
+    MetricSpec(
+        "shopstream_batch_seconds",
+        MetricKind.HISTOGRAM,
+        "Time of one step of the batch loop: decode, load, apply, push or fence",
+        ("topic", "step"),
+        _LATENCY_S,
+    ),
+    MetricSpec(
+        "shopstream_freshness_seconds",
+        MetricKind.HISTOGRAM,
+        "From the broker's append of a batch's oldest record to its features being readable",
+        ("topic",),
+        _LATENCY_S,
+    ),
+    MetricSpec("shopstream_states_pushed", MetricKind.COUNTER, "States written to the online store", ("topic",)),
+    MetricSpec(
+        "shopstream_conflicts", MetricKind.COUNTER, "Online writes refused because the stored state was newer", ("topic",)
+    ),
+    MetricSpec("shopstream_sink_retries", MetricKind.COUNTER, "Tries of a sink that failed and are repeated", ("sink",)),
+    MetricSpec("shopstream_lag_records", MetricKind.GAUGE, "Records in the log that were not read yet", _PARTITION),
+    MetricSpec("shopstream_next_offset", MetricKind.GAUGE, "Next offset to be applied", _PARTITION),
+    MetricSpec("shopstream_committed_offset", MetricKind.GAUGE, "Offset last committed to Kafka", _PARTITION),
+    MetricSpec(
+        "shopstream_commit_age_seconds",
+        MetricKind.GAUGE,
+        "How long the oldest processed record has waited for its commit; 0 when all are committed",
+        _PARTITION,
+    ),
+    MetricSpec(
+        "shopstream_partition_rebuilding",
+        MetricKind.GAUGE,
+        "1 while states of the partition are incomplete and wait for a replay",
+        _PARTITION,
+    ),
+    MetricSpec(
+        "shopstream_expired_records",
+        MetricKind.COUNTER,
+        "Records that retention removed before they were read",
+        _PARTITION,
+    ),
+    MetricSpec("shopstream_rows_flushed", MetricKind.COUNTER, "Rows committed to the lake", ("table",)),
+    MetricSpec(
+        "shopstream_rows_dropped",
+        MetricKind.COUNTER,
+        "Rows not written because the lake already held them (redelivery)",
+        ("table",),
+    ),
+    MetricSpec("shopstream_flush_seconds", MetricKind.HISTOGRAM, "Time of one flush to the lake", (), _LATENCY_S),
+    MetricSpec("shopstream_buffered_rows", MetricKind.GAUGE, "Rows that wait for the next flush"),
+    MetricSpec("shopstream_cached_states", MetricKind.GAUGE, "States held in memory", ("topic",)),
+)

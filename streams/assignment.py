@@ -1,0 +1,88 @@
+"""Where a worker starts in each partition that it is given."""
+
+import logging
+from collections.abc import Sequence
+
+from feature_repo.fence import Fence, PartitionStatus
+from streams.errors import LogEpochError
+from streams.ports import Clock, Fences, Offsets, TopicLog, TopicPartition
+from streams.progress import PartitionProgress
+
+logger = logging.getLogger(__name__)
+
+
+async def plan_start(
+    partitions: Sequence[TopicPartition], offsets: Offsets, fences: Fences, clock: Clock
+) -> tuple[dict[TopicPartition, PartitionProgress], dict[TopicPartition, int]]:
+    """Decide the first offset and the status of each partition.
+
+    A worker starts at the smaller of the committed offset (what every sink has) and the fence (what the online store
+    has), so a Redis that was restored from an older copy is caught up. A lost fence where offsets were committed means
+    a lost Redis: the partition is REBUILDING until a replay has repaired its states.
+
+    Returns:
+        The progress of each partition, and how many records retention removed unread, where that is not 0.
+
+    Raises:
+        LogEpochError: a fence belongs to another log of the same name.
+    """
+    topics = sorted({tp.topic for tp in partitions})
+    logs = await offsets.logs(topics)
+    positions = await offsets.positions(partitions)
+    known = {topic: await fences.read(topic) for topic in topics}
+    starts: dict[TopicPartition, PartitionProgress] = {}
+    expired: dict[TopicPartition, int] = {}
+    for tp in partitions:
+        fence = known[tp.topic].get(tp.partition)
+        committed, earliest, end = positions[tp]
+        _check_epoch(tp, logs[tp.topic], fence)
+        status, since_ms = _status(tp, fence, committed, clock)
+        wanted = _first_offset(fence, committed)
+        if wanted is not None and wanted < earliest:
+            expired[tp] = earliest - wanted
+            logger.error(
+                "%s-%d: %d records from offset %d on were removed by retention before they were read; "
+                "going on at offset %d. Backfill from another copy if they matter.",
+                tp.topic, tp.partition, expired[tp], wanted, earliest,
+            )  # fmt: skip
+        starts[tp] = PartitionProgress(
+            tp,
+            logs[tp.topic],
+            status,
+            next_offset=max(earliest, wanted or 0),
+            committed_offset=committed,
+            end_offset=end,
+            since_ms=since_ms,
+        )
+    return starts, expired
+
+
+def _check_epoch(tp: TopicPartition, log: TopicLog, fence: Fence | None) -> None:
+    if fence is not None and fence.epoch != log.epoch:
+        raise LogEpochError(
+            f"Topic {tp.topic} is another log than the one its stored states were folded from: "
+            f"epoch was {fence.epoch}, is {log.epoch} (recreated, or its partition count changed).",
+            hint="Its offsets cannot be compared with the old ones. Rebuild the states by a replay of the new log, or "
+            "give this log a Feast project of its own (feast.project).",
+        )
+
+
+def _status(
+    tp: TopicPartition, fence: Fence | None, committed: int | None, clock: Clock
+) -> tuple[PartitionStatus, int]:
+    if fence is not None:
+        return fence.status, fence.since_ms
+    if committed:
+        logger.error(
+            "%s-%d: offsets were committed up to %d but the online store has no fence: it was emptied. "
+            "The partition is REBUILDING: new states are partial until a replay repairs them.",
+            tp.topic, tp.partition, committed,
+        )  # fmt: skip
+        return PartitionStatus.REBUILDING, clock.now_ms()
+    return PartitionStatus.LIVE, clock.now_ms()
+
+
+def _first_offset(fence: Fence | None, committed: int | None) -> int | None:
+    if committed is None:
+        return None  # nothing is known to be in every sink: from the beginning
+    return committed if fence is None else min(committed, fence.next_offset)

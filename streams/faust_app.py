@@ -1,0 +1,111 @@
+"""The Faust app: one agent per event topic on the batch transport, and the background task that flushes and commits."""
+
+import logging
+from typing import Any
+
+import faust
+from faust.types import StreamT
+from mode import Service
+
+from config.settings import Settings
+from schemas.event import EVENT_TOPICS
+from streams.ownership import PartitionOwner
+from streams.ports import Batch
+from streams.transport import BatchConsumer, BatchTransport
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_INTERVAL_S = 0.1
+
+
+class BatchSchema(faust.Schema):
+    """A message's value is a whole batch already; there is nothing to load."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:
+        """Return nothing: keys are the records' own."""
+
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Batch:
+        """Return the batch."""
+        return message.value  # type: ignore[no-any-return]
+
+
+class FeatureApp(faust.App):
+    """A Faust app whose consumer delivers batches and commits what `ownership` says.
+
+    Args:
+        settings: broker, group and worker settings.
+        ownership: is told about partitions, and asked what to commit.
+    """
+
+    def __init__(self, settings: Settings, ownership: PartitionOwner) -> None:
+        self.ownership = ownership
+        worker = settings.worker
+        super().__init__(
+            worker.group_id,
+            broker=[f"kafka://{server}" for server in settings.require("kafka").kafka.bootstrap_servers.split(",")],
+            datadir=str(settings.home / "worker" / "faust"),
+            store="memory://",
+            web_enabled=False,  # Faust's server binds 0.0.0.0 and shows tables
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            table_standby_replicas=0,
+            producer_threaded=False,
+            stream_wait_empty=True,
+            stream_buffer_maxsize=16,
+            broker_max_poll_records=worker.batch_records,
+            broker_session_timeout=worker.session_timeout_ms / 1000,
+            broker_heartbeat_interval=max(0.1, worker.session_timeout_ms / 6000),
+            broker_commit_interval=3600.0,  # commits follow flushes, not a timer
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=worker.instance_id or None,
+            worker_redirect_stdouts=False,
+        )
+        for topic in EVENT_TOPICS:
+            self._add_agent(topic)
+        self.service(self._housekeeping())
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        """Return the running consumer."""
+        return self.consumer  # type: ignore[return-value]
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    def _add_agent(self, topic: str) -> None:
+        async def consume(stream: StreamT[Batch]) -> None:
+            async for batch in stream:
+                try:
+                    await self.ownership.loop.process(batch)
+                finally:
+                    self.batch_consumer.batch_done(batch)
+
+        channel = self.topic(topic, schema=BatchSchema(), acks=False)
+        self.agent(channel, name=topic)(consume)
+
+    def _housekeeping(self) -> type[Service]:
+        app = self
+
+        class Housekeeping(Service):
+            """Flushes, commits and watches while the app runs."""
+
+            @Service.task
+            async def _run(self) -> None:
+                while not self.should_stop:
+                    await self.sleep(HOUSEKEEPING_INTERVAL_S)
+                    try:
+                        if await app.ownership.flush_if_due():
+                            await app.batch_consumer.commit()
+                        app.ownership.observe()
+                    except Exception as error:
+                        app.ownership.failed(error)
+                        raise
+
+        return Housekeeping
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        """Stop the worker: Faust would restart the agent behind the batch that failed."""
+        logger.error("%s stopped: %s", agent.name, exc)
+        self.ownership.failed(exc)
+        await self.crash(exc)
+

@@ -1,0 +1,70 @@
+"""Rows to the lake and letters to their topic; only then may offsets be committed."""
+
+import asyncio
+from collections.abc import Mapping
+
+from streams.metrics import WorkerMetrics
+from streams.ports import Clock, Lake, Letters, TopicPartition
+from streams.progress import PartitionProgress
+from streams.retrying import SinkRetry
+
+
+class Flusher:
+    """Flushes all owned partitions together; one flush at a time.
+
+    Args:
+        partitions: the owned partitions, shared with the loop that fills their buffers.
+    """
+
+    def __init__(
+        self,
+        partitions: Mapping[TopicPartition, PartitionProgress],
+        *,
+        lake: Lake,
+        letters: Letters,
+        retry: SinkRetry,
+        metrics: WorkerMetrics,
+        clock: Clock,
+    ) -> None:
+        self._partitions = partitions
+        self._lake = lake
+        self._letters = letters
+        self._retry = retry
+        self._metrics = metrics
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def buffered_rows(self) -> int:
+        """Return how many rows wait for the next flush."""
+        return sum(progress.buffered_rows for progress in self._partitions.values())
+
+    async def flush(self) -> None:
+        """Write what is buffered; on return every offset before that point is in every sink.
+
+        Raises:
+            SinkFailedError: a sink did not take it; nothing more may be committed.
+        """
+        async with self._one_at_a_time:
+            taken = [
+                (progress, progress.next_offset, flush)
+                for progress in self._partitions.values()
+                if (flush := progress.take()) is not None
+            ]
+            if not taken:
+                return
+            flushes = [flush for _, _, flush in taken]
+            started_s = self._clock.monotonic_s()
+            report = await self._retry("lake", lambda: self._lake.write(flushes))
+            letters = [letter for flush in flushes for letter in flush.letters]
+            if letters:
+                await self._retry("dead_letters", lambda: self._letters.write(letters))
+            for progress, next_offset, _ in taken:
+                progress.flushed_offset = next_offset
+            self._metrics.flushed(report, self._clock.monotonic_s() - started_s)
+            self._metrics.buffered_rows.set(self.buffered_rows)
+
+    async def wait_for_space(self, rows_max: int) -> None:
+        """Wait until fewer than `rows_max` rows are buffered, flushing if nobody else does."""
+        while self.buffered_rows >= rows_max:
+            await self.flush()

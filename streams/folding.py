@@ -1,0 +1,72 @@
+"""The pure middle of the batch loop: events of a batch by user, folded into the users' states."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from feature_repo.states import StoredState
+from features.apply import Outcome, fold
+from features.state import read_trailer
+from schemas.event import Event
+from sinks.rows import FeatureLogRow, RawRow
+
+
+@dataclass(slots=True)
+class UserFold:
+    """The events of one user in one batch, and what folding them gave.
+
+    Attributes:
+        log: (offset, event) in log order; at least one.
+        stored: what the online store holds, None when it holds nothing.
+        state: the folded state.
+        outcomes: one per event of `log`.
+    """
+
+    log: list[tuple[int, Event]]
+    stored: StoredState | None = None
+    state: bytes = b""
+    outcomes: Sequence[Outcome] = ()
+
+    @property
+    def is_changed(self) -> bool:
+        """Tell whether the state must be written: a redelivered event changes nothing."""
+        return self.stored is None or self.state != self.stored.state
+
+
+def by_user(rows: Iterable[RawRow]) -> dict[str, UserFold]:
+    """Group the rows of a batch by user, each user's events in log order."""
+    folds: dict[str, UserFold] = {}
+    for row in rows:
+        user_id = row.event.user_id
+        found = folds.get(user_id)
+        if found is None:
+            found = folds[user_id] = UserFold(log=[])
+        found.log.append((row.record.offset, row.event))
+    return folds
+
+
+def fold_all(folds: Mapping[str, UserFold], *, partial: bool) -> None:
+    """Fold each user's events into the stored state.
+
+    Args:
+        partial: mark states that are born here as incomplete (the partition is being rebuilt).
+    """
+    for item in folds.values():
+        item.state, item.outcomes = fold(item.stored.state if item.stored else None, item.log, partial=partial)
+
+
+def feature_log_rows(folds: Mapping[str, UserFold], servable_ms: int) -> list[FeatureLogRow]:
+    """Return a row per state version that ends at one of these events.
+
+    A version is logged with the offset before it, so that every version is logged exactly once even when a crash came
+    between its push and its flush: the event is then redelivered, and the version that the store already holds is
+    logged with the time that it was written at.
+    """
+    rows: list[FeatureLogRow] = []
+    for user_id, item in folds.items():
+        if item.stored is not None:
+            version = read_trailer(item.stored.state).version
+            if item.log[0][0] < version and any(offset == version - 1 for offset, _ in item.log):
+                rows.append(FeatureLogRow(user_id, version, item.stored.state, item.stored.servable_ms))
+        if item.is_changed:
+            rows.append(FeatureLogRow(user_id, read_trailer(item.state).version, item.state, servable_ms))
+    return rows

@@ -1,0 +1,30 @@
+"""Positions and logs of the owned partitions, asked of Kafka."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from config.settings import Settings
+from schemas.topics import describe_topics
+from streams.ports import Positions, TopicLog, TopicPartition
+from streams.transport import BatchConsumer
+
+
+class KafkaOffsets:
+    """Implements `streams.ports.Offsets` with the worker's own consumer.
+
+    Args:
+        consumer: returns the running consumer; it does not exist yet when this is built.
+    """
+
+    def __init__(self, settings: Settings, consumer: Callable[[], BatchConsumer]) -> None:
+        self._settings = settings
+        self._consumer = consumer
+
+    async def positions(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Positions]:
+        """Return the positions of each partition."""
+        return await self._consumer().thread.positions(partitions)
+
+    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
+        """Return topic id and partition count of each topic; raises TopicError when one is missing or set up wrongly."""
+        described = await asyncio.to_thread(describe_topics, self._settings)
+        return {topic: TopicLog(described[topic].topic_id, described[topic].partition_count) for topic in topics}

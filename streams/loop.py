@@ -1,0 +1,284 @@
+"""The batch loop of one worker, independent of how records arrive and of where results go.
+
+For each batch of a partition, in this order:
+
+1. decode; what cannot be decoded or breaks a rule becomes a dead letter;
+2. load the states that the cache lacks, in one round trip;
+3. apply the events to them, in log order;
+4. push the changed states (absolute values, one row per user), then move the fence;
+5. buffer the raw rows, the pushed states and the dead letters for the next flush;
+6. and only after a flush may the offsets be committed (`committable`).
+
+A step that fails stops the loop: no commit, no skip.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from config.settings import WorkerSettings
+from feature_repo.fence import Fence, PartitionStatus
+from feature_repo.states import StoredState
+from features.versioning import VersionConflictError
+from schemas.dead_letter import DeadLetter
+from sinks.rows import RawRow
+from streams.errors import SinkFailedError
+from streams.flushing import Flusher
+from streams.folding import UserFold, by_user, feature_log_rows, fold_all
+from streams.metrics import WorkerMetrics
+from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, TopicPartition
+from streams.progress import PartitionProgress, StateCache
+from streams.retrying import AbandonedError, SinkRetry
+
+CONFLICT_ATTEMPTS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks:
+    """Where results go."""
+
+    online: OnlineStates
+    fences: Fences
+    lake: Lake
+    letters: Letters
+
+
+class BatchLoop:
+    """Processes batches of all owned partitions; one batch of a topic at a time, topics side by side.
+
+    Args:
+        settings: batch, buffer and cache bounds.
+        decoder: records to events.
+        sinks: where results go.
+        metrics: counts every record as exactly one outcome.
+        clock: injected time.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, decoder: Decoder, sinks: Sinks, metrics: WorkerMetrics, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._decoder = decoder
+        self._sinks = sinks
+        self._metrics = metrics
+        self._clock = clock
+        self.partitions: dict[TopicPartition, PartitionProgress] = {}
+        self._caches: dict[str, StateCache] = {}
+        self._seek_epoch = -1
+        self._is_open = False
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: not self._is_open)
+        # a flush is finished even while the partitions are being given away
+        flush_retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: False)
+        self.flusher = Flusher(
+            self.partitions, lake=sinks.lake, letters=sinks.letters, retry=flush_retry, metrics=metrics, clock=clock
+        )
+
+    def open(self, partitions: Mapping[TopicPartition, PartitionProgress], seek_epoch: int) -> None:
+        """Start to process batches that were fetched after the seek of that number."""
+        self.partitions.clear()
+        self.partitions.update(partitions)
+        self._caches = {tp.topic: StateCache(self._settings.cache_users) for tp in partitions}
+        self._seek_epoch = seek_epoch
+        self._is_open = True
+        for tp, progress in partitions.items():
+            labels = (tp.topic, str(tp.partition))
+            self._metrics.next_offset.labels(*labels).set(progress.next_offset)
+            self._metrics.committed_offset.labels(*labels).set(progress.committed_offset or 0)
+            self._metrics.rebuilding.labels(*labels).set(progress.status is PartitionStatus.REBUILDING)
+
+    def close(self) -> None:
+        """Take no more batches; a sink that is being retried is given up."""
+        self._is_open = False
+
+    async def drain(self, *, flush: bool) -> None:
+        """Take no more batches, finish what is being processed, and flush it."""
+        self.close()
+        await self._idle.wait()
+        if flush:
+            await self.flusher.flush()
+
+    def release(self) -> None:
+        """Forget the partitions and every cached state: another worker may change them from now on."""
+        for tp in self.partitions:
+            for gauge in (self._metrics.lag, self._metrics.commit_age, self._metrics.rebuilding):
+                gauge.labels(tp.topic, str(tp.partition)).set(0)
+        self.partitions.clear()
+        self._caches.clear()
+
+    def committable(self) -> dict[TopicPartition, int]:
+        """Return the offsets that every sink has and Kafka does not know yet."""
+        return {
+            tp: progress.flushed_offset
+            for tp, progress in self.partitions.items()
+            if progress.flushed_offset > (progress.committed_offset or 0)
+        }
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note what Kafka has acknowledged."""
+        for tp, offset in offsets.items():
+            progress = self.partitions.get(tp)
+            if progress is None:
+                continue
+            progress.committed_offset = offset
+            if offset >= progress.next_offset:
+                progress.waiting_since_s = None
+            self._metrics.committed_offset.labels(tp.topic, str(tp.partition)).set(offset)
+
+    def accepts(self, batch: Batch) -> bool:
+        """Tell whether a batch continues a partition that this worker owns now."""
+        progress = self.partitions.get(batch.tp)
+        return (
+            self._is_open
+            and batch.seek_epoch == self._seek_epoch
+            and progress is not None
+            and batch.records[0].offset >= progress.next_offset
+        )
+
+    async def process(self, batch: Batch) -> None:
+        """Process one batch; a batch that was fetched before the last seek is somebody else's and is left alone.
+
+        Raises:
+            SinkFailedError: a sink did not take it after all tries.
+        """
+        if not self.accepts(batch):
+            return
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            await self._process(batch, self.partitions[batch.tp])
+        except AbandonedError:
+            return  # not counted, not buffered, not committable: its next owner reads it again
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def _process(self, batch: Batch, progress: PartitionProgress) -> None:
+        topic, partition = batch.tp
+        with self._step(topic, "decode"):
+            rows, letters = await self._decode(batch, progress)
+        folds = by_user(rows)
+        with self._step(topic, "load"):
+            await self._load(topic, folds)
+        with self._step(topic, "apply"):
+            fold_all(folds, partial=progress.status is PartitionStatus.REBUILDING)
+        with self._step(topic, "push"):
+            await self._push(topic, progress, folds)
+        with self._step(topic, "fence"):
+            fence = Fence(progress.log.epoch, batch.next_offset, progress.status, progress.since_ms)
+            await self._retry("fence", lambda: self._sinks.fences.advance(topic, partition, fence))
+        servable_ms = self._clock.now_ms()
+        self._buffer(batch, progress, rows, letters, folds, servable_ms)
+        self._count(batch, progress, letters, folds, servable_ms)
+        await self.flusher.wait_for_space(self._settings.buffer_rows_max)
+
+    async def _decode(self, batch: Batch, progress: PartitionProgress) -> tuple[list[RawRow], list[DeadLetter]]:
+        unresolved = self._decoder.unresolved(batch.records)
+        if unresolved:
+            await self._retry("registry", lambda: self._decoder.resolve(unresolved), attempts=0)
+        now_ms = self._clock.now_ms()
+        rows: list[RawRow] = []
+        letters: list[DeadLetter] = []
+        for record in batch.records:
+            result = self._decoder.decode(record, progress.log.partition_count)
+            if isinstance(result, DeadLetter):
+                letters.append(result)
+            else:
+                rows.append(RawRow(record, result.event, result.schema_id, now_ms))
+        return rows, letters
+
+    async def _load(self, topic: str, folds: Mapping[str, UserFold]) -> None:
+        cache = self._caches[topic]
+        cache.trim()
+        missing = [user_id for user_id in folds if user_id not in cache]
+        if missing:
+            await self._reload(topic, missing)
+        for user_id, item in folds.items():
+            item.stored = cache.get(user_id)
+
+    async def _reload(self, topic: str, user_ids: Sequence[str]) -> None:
+        loaded = await self._retry("online", lambda: self._sinks.online.load(topic, user_ids))
+        for user_id in user_ids:
+            self._caches[topic].put(user_id, loaded.get(user_id))
+
+    async def _push(self, topic: str, progress: PartitionProgress, folds: Mapping[str, UserFold]) -> None:
+        """Push what changed; after a conflict reload those users, apply their events again, and push those."""
+        pending = folds
+        for _ in range(CONFLICT_ATTEMPTS_MAX):
+            try:
+                await self._push_once(topic, pending)
+            except VersionConflictError as conflict:
+                self._metrics.conflicts.labels(topic).inc(len(conflict.users))
+                pending = {user_id: folds[user_id] for user_id in conflict.users}
+                await self._reload(topic, list(pending))
+                for user_id, item in pending.items():
+                    item.stored = self._caches[topic].get(user_id)
+                fold_all(pending, partial=progress.status is PartitionStatus.REBUILDING)
+            else:
+                return
+        raise SinkFailedError(
+            f"{topic}: {len(pending)} states were changed by somebody else {CONFLICT_ATTEMPTS_MAX} times in a row.",
+            hint="Does another consumer group write the same Feast project? Give it a project of its own.",
+        )
+
+    async def _push_once(self, topic: str, folds: Mapping[str, UserFold]) -> None:
+        rows = [(user_id, item.state) for user_id, item in folds.items() if item.is_changed]
+        if rows:
+            await self._retry("online", lambda: self._sinks.online.push(topic, rows, self._clock.now_ms()))
+            self._metrics.states_pushed.labels(topic).inc(len(rows))
+
+    def _buffer(
+        self,
+        batch: Batch,
+        progress: PartitionProgress,
+        rows: Sequence[RawRow],
+        letters: Sequence[DeadLetter],
+        folds: Mapping[str, UserFold],
+        servable_ms: int,
+    ) -> None:
+        # no await in here: a flush sees a batch whole or not at all
+        progress.raw.extend(rows)
+        progress.features.extend(feature_log_rows(folds, servable_ms))
+        progress.letters.extend(letters)
+        if progress.first_buffered is None:
+            progress.first_buffered = batch.records[0].offset
+        if progress.waiting_since_s is None:
+            progress.waiting_since_s = self._clock.monotonic_s()
+        progress.next_offset = batch.next_offset
+        progress.end_offset = max(batch.end_offset, batch.next_offset)
+        cache = self._caches[batch.tp.topic]
+        for user_id, item in folds.items():
+            if item.is_changed:
+                cache.put(user_id, StoredState(item.state, servable_ms))
+
+    def _count(
+        self,
+        batch: Batch,
+        progress: PartitionProgress,
+        letters: Sequence[DeadLetter],
+        folds: Mapping[str, UserFold],
+        servable_ms: int,
+    ) -> None:
+        topic, partition = batch.tp.topic, str(batch.tp.partition)
+        outcomes = Counter(outcome for item in folds.values() for outcome in item.outcomes)
+        for outcome, count in outcomes.items():
+            self._metrics.records.labels(topic, outcome.value).inc(count)
+        for letter in letters:
+            self._metrics.dead_letter(letter)
+        self._metrics.batches.labels(topic).inc()
+        self._metrics.freshness.labels(topic).observe(max(0, servable_ms - batch.records[0].append_time_ms) / 1000)
+        self._metrics.lag.labels(topic, partition).set(progress.lag_records)
+        self._metrics.next_offset.labels(topic, partition).set(progress.next_offset)
+        self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))
+        self._metrics.buffered_rows.set(self.flusher.buffered_rows)
+
+    @contextmanager
+    def _step(self, topic: str, step: str) -> Iterator[None]:
+        started_s = self._clock.monotonic_s()
+        yield
+        self._metrics.batch_seconds.labels(topic, step).observe(self._clock.monotonic_s() - started_s)

@@ -1,0 +1,138 @@
+"""Between Faust and the batch loop: what happens when partitions come, go, flush, fail or stall."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from feature_repo.fence import Fence
+from streams.assignment import plan_start
+from streams.errors import CommitPendingError, StalledError
+from streams.loop import BatchLoop
+from streams.metrics import WorkerMetrics
+from streams.ports import Clock, Fences, Offsets, TopicPartition
+from streams.progress import PartitionProgress
+
+logger = logging.getLogger(__name__)
+
+
+class PartitionOwner:
+    """Implements `streams.transport.Ownership` over a batch loop.
+
+    Args:
+        flush_interval_s: longest time between two flushes.
+        flush_rows: buffered rows that start a flush before its time.
+        commit_timeout_s: a commit without an answer for longer stops the worker.
+        stall_timeout_s: lag without progress for longer stops the worker.
+    """
+
+    def __init__(
+        self,
+        loop: BatchLoop,
+        *,
+        offsets: Offsets,
+        fences: Fences,
+        metrics: WorkerMetrics,
+        clock: Clock,
+        flush_interval_s: float,
+        flush_rows: int,
+        commit_timeout_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        self.loop = loop
+        self._offsets = offsets
+        self._fences = fences
+        self._metrics = metrics
+        self._clock = clock
+        self._flush_interval_s = flush_interval_s
+        self._flush_rows = flush_rows
+        self._commit_timeout_s = commit_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._planned: dict[TopicPartition, PartitionProgress] = {}
+        self._last_flush_s = clock.monotonic_s()
+        self._commit_started_s: float | None = None
+        self._progress: tuple[int, float] = (-1, clock.monotonic_s())
+        self.failure: BaseException | None = None
+
+    # -- what the transport calls ----------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return the first offset of each partition; raises LogEpochError when a log is not the one we know."""
+        self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock)
+        for tp, count in expired.items():
+            self._metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
+        for tp, progress in self._planned.items():
+            # readers learn the partition's status, and how many partitions there are, before its first batch
+            fence = Fence(progress.log.epoch, progress.next_offset, progress.status, progress.since_ms)
+            await self._fences.advance(tp.topic, tp.partition, fence)
+        return {tp: progress.next_offset for tp, progress in self._planned.items()}
+
+    def opened(self, seek_epoch: int) -> None:
+        """Accept batches that were fetched after that seek."""
+        self._progress = (-1, self._clock.monotonic_s())
+        self.loop.open(self._planned, seek_epoch)
+
+    async def draining(self) -> None:
+        """Finish and flush what is in flight; after a failure nothing more is flushed."""
+        await self.loop.drain(flush=self.failure is None)
+
+    def released(self) -> None:
+        """Forget the partitions and every cached state."""
+        self.loop.release()
+
+    def committable(self) -> Mapping[TopicPartition, int]:
+        """Return the offsets that every sink has."""
+        offsets = self.loop.committable()
+        if offsets and self._commit_started_s is None:
+            self._commit_started_s = self._clock.monotonic_s()
+        return offsets
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note what Kafka has taken."""
+        self._commit_started_s = None
+        self.loop.committed(offsets)
+
+    # -- what the worker's background task calls -------------------------------------------------------------------
+
+    def failed(self, error: BaseException) -> None:
+        """Stop accepting batches for good: what failed must be read again by the next start."""
+        if self.failure is None:
+            self.failure = error
+            self.loop.close()
+
+    async def flush_if_due(self) -> bool:
+        """Flush when it is time, or when enough rows wait; tell whether it did."""
+        now_s = self._clock.monotonic_s()
+        due = now_s - self._last_flush_s >= self._flush_interval_s
+        if self.failure is not None or not (due or self.loop.flusher.buffered_rows >= self._flush_rows):
+            return False
+        self._last_flush_s = now_s
+        await self.loop.flusher.flush()
+        return True
+
+    def observe(self) -> None:
+        """Publish ages and lag, and stop the worker when it can make no progress.
+
+        Raises:
+            CommitPendingError: Kafka has not answered a commit for too long.
+            StalledError: there is lag, and nothing was processed for too long.
+        """
+        now_s = self._clock.monotonic_s()
+        lag, done = 0, 0
+        for tp, progress in self.loop.partitions.items():
+            labels = (tp.topic, str(tp.partition))
+            waiting_s = 0.0 if progress.waiting_since_s is None else now_s - progress.waiting_since_s
+            self._metrics.commit_age.labels(*labels).set(waiting_s)
+            self._metrics.lag.labels(*labels).set(progress.lag_records)
+            lag += progress.lag_records
+            done += progress.next_offset
+        if self._commit_started_s is not None and now_s - self._commit_started_s > self._commit_timeout_s:
+            raise CommitPendingError(
+                f"Kafka has not answered a commit for {self._commit_timeout_s:g} s.",
+                hint="Restart the worker: it reads again from the last committed offset, and counts nothing twice.",
+            )
+        if done != self._progress[0] or not lag:
+            self._progress = (done, now_s)
+        elif now_s - self._progress[1] > self._stall_timeout_s:
+            raise StalledError(
+                f"{lag} records wait, and none was processed for {self._stall_timeout_s:g} s.",
+                hint="See the log for the sink that does not answer; the worker exits so that it is restarted.",
+            )

@@ -1,0 +1,144 @@
+"""What the batch loop needs from the outside world, so that a simulation can stand in for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from feature_repo.fence import Fence
+from feature_repo.states import StoredState
+from schemas.codec import Decoded
+from schemas.dead_letter import DeadLetter
+from schemas.event import Record
+from sinks.rows import FlushReport, PartitionFlush
+
+
+class TopicPartition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLog:
+    """The log behind a topic; offsets of different epochs are never compared."""
+
+    topic_id: str
+    partition_count: int
+
+    @property
+    def epoch(self) -> str:
+        """Return the log epoch, as fences and raw rows hold it."""
+        return f"{self.topic_id}:{self.partition_count}"
+
+
+class Positions(NamedTuple):
+    """Offsets of one partition, as the broker knows them.
+
+    Attributes:
+        committed: next offset of the consumer group; None before its first commit.
+        earliest: oldest offset that retention has left.
+        end: next offset that a new record will get.
+    """
+
+    committed: int | None
+    earliest: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one partition, in log order.
+
+    Attributes:
+        records: at least one.
+        next_offset: where the log goes on after them.
+        seek_epoch: number of the seek that these were fetched after; an older one is not processed.
+        end_offset: next offset that the broker will give, as of the fetch.
+    """
+
+    tp: TopicPartition
+    records: Sequence[Record]
+    next_offset: int
+    seek_epoch: int
+    end_offset: int
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def now_ms(self) -> int:
+        """Return wall-clock milliseconds UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+
+class Decoder(Protocol):
+    """Records to events."""
+
+    def unresolved(self, records: Sequence[Record]) -> set[int]:
+        """Return the schema ids that must be asked for before these can be decoded."""
+        ...
+
+    async def resolve(self, ids: set[int]) -> None:
+        """Fetch schemas; raises RegistryUnavailableError when the registry does not answer."""
+        ...
+
+    def decode(self, record: Record, partition_count: int) -> Decoded | DeadLetter:
+        """Decode and check one record; never raises for bad input."""
+        ...
+
+
+class OnlineStates(Protocol):
+    """States in the online store."""
+
+    async def load(self, topic: str, user_ids: Sequence[str]) -> dict[str, StoredState]:
+        """Load what is stored, in one round trip; users without a state are absent."""
+        ...
+
+    async def push(self, topic: str, rows: Sequence[tuple[str, bytes]], servable_ms: int) -> None:
+        """Write absolute states; raises VersionConflictError naming the users that must be reloaded."""
+        ...
+
+
+class Fences(Protocol):
+    """How far the online store has come, per partition."""
+
+    async def read(self, topic: str) -> dict[int, Fence]:
+        """Return the fences of a topic's partitions; absent when never written or lost."""
+        ...
+
+    async def advance(self, topic: str, partition: int, fence: Fence) -> None:
+        """Move a fence forward; within one epoch it never moves back."""
+        ...
+
+
+class Lake(Protocol):
+    """Exact appends."""
+
+    async def write(self, flushes: Sequence[PartitionFlush]) -> FlushReport:
+        """Append what the tables do not hold yet."""
+        ...
+
+
+class Letters(Protocol):
+    """The dead-letter topic."""
+
+    async def write(self, letters: Sequence[DeadLetter], /) -> None:
+        """Publish letters; all are acknowledged on return."""
+        ...
+
+
+class Offsets(Protocol):
+    """Positions of the consumer group."""
+
+    async def positions(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Positions]:
+        """Return the positions of each partition."""
+        ...
+
+    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
+        """Describe the logs behind the topics."""
+        ...

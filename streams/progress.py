@@ -1,0 +1,109 @@
+"""What the worker knows of each partition that it owns, and the rows that wait for the next flush."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from feature_repo.fence import PartitionStatus
+from feature_repo.states import StoredState
+from schemas.dead_letter import DeadLetter
+from sinks.rows import FeatureLogRow, PartitionFlush, RawRow
+from streams.ports import TopicLog, TopicPartition
+
+
+@dataclass(slots=True)
+class PartitionProgress:
+    """One owned partition.
+
+    Attributes:
+        next_offset: all before it is in the online store, and in the lake or in the buffers below.
+        flushed_offset: all before it is in every sink: what may be committed.
+        committed_offset: what Kafka has acknowledged; None before the first commit of the group.
+        end_offset: next offset that the broker will give, as last seen.
+        waiting_since_s: monotonic time since when something processed waits for its commit; None if nothing does.
+    """
+
+    tp: TopicPartition
+    log: TopicLog
+    status: PartitionStatus
+    next_offset: int
+    committed_offset: int | None
+    flushed_offset: int = 0
+    end_offset: int = 0
+    since_ms: int = 0
+    waiting_since_s: float | None = None
+    first_buffered: int | None = None
+    raw: list[RawRow] = field(default_factory=list)
+    features: list[FeatureLogRow] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flushed_offset = self.next_offset
+
+    @property
+    def buffered_rows(self) -> int:
+        """Return how many rows wait for the next flush."""
+        return len(self.raw) + len(self.features) + len(self.letters)
+
+    @property
+    def lag_records(self) -> int:
+        """Return how many records of the log were not processed yet."""
+        return max(0, self.end_offset - self.next_offset)
+
+    def take(self) -> PartitionFlush | None:
+        """Hand over all buffered rows, and start new buffers; None when nothing was processed since the last time."""
+        if self.first_buffered is None:
+            return None
+        flush = PartitionFlush(
+            topic=self.tp.topic,
+            topic_id=self.log.topic_id,
+            log_epoch=self.log.epoch,
+            partition=self.tp.partition,
+            first_offset=self.first_buffered,
+            last_offset=self.next_offset - 1,
+            raw=self.raw,
+            features=self.features,
+            letters=self.letters,
+        )
+        self.raw, self.features, self.letters, self.first_buffered = [], [], [], None
+        return flush
+
+
+class StateCache:
+    """The least recently used states are forgotten first; every entry is in the online store already.
+
+    Args:
+        capacity: most states held.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._states: OrderedDict[str, StoredState | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._states
+
+    def get(self, user_id: str) -> StoredState | None:
+        """Return the state of a user known to the cache; None when the online store has none.
+
+        Raises:
+            KeyError: the cache does not know the user.
+        """
+        self._states.move_to_end(user_id)
+        return self._states[user_id]
+
+    def put(self, user_id: str, state: StoredState | None) -> None:
+        """Remember what the online store holds for a user."""
+        self._states[user_id] = state
+        self._states.move_to_end(user_id)
+
+    def trim(self) -> None:
+        """Forget what exceeds the capacity; called between batches, so that a batch's own users stay."""
+        while len(self._states) > self._capacity:
+            self._states.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._states.clear()

@@ -1,0 +1,266 @@
+"""Faust's transport with two changes: a partition's records arrive as one batch, and commits are ours.
+
+Faust acks an event whose agent failed and can commit past what is in flight, so here acks are off, and every path that
+commits ends in `BatchConsumer.commit`, which sends only offsets that every sink has. Faust awaits `wait_empty` before
+partitions are given away and on SIGTERM, and `perform_seek` before records flow after an assignment: the two places
+where ownership changes hands.
+
+Fetches and seeks happen in the consumer's own thread. Each fetch is tagged with the number of seeks before it, so a
+batch that was fetched before a seek is recognised however late it arrives.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+from schemas.event import Record
+from streams.ports import Batch, Positions, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+FETCH_WAIT_MAX_MS = 100  # Faust's 1,500 would be the latency of a quiet topic
+SMALL_BATCH_RECORDS = 200
+SMALL_BATCH_PAUSE_S = 0.003  # lets a trickle gather: half the CPU, and a lower p99 than fetching record by record
+OUTSTANDING_BATCHES_MAX = 2
+SUBSET_FETCH_TIMEOUT_S = 0.005  # aiokafka sleeps the whole timeout when asked for a subset of the partitions
+FULL_FETCH_TIMEOUT_S = 0.1
+
+Fetched = tuple[int, dict[TP, list[Any]], dict[TP, int]]
+
+
+class Ownership(Protocol):
+    """What the transport tells, and asks, the owner of the loop (all in the main event loop)."""
+
+    async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return the first offset to read of each partition."""
+        ...
+
+    def opened(self, seek_epoch: int) -> None:
+        """Learn the number of the seek to those offsets: batches with that number may be processed."""
+        ...
+
+    async def draining(self) -> None:
+        """Finish and flush what is in flight; no batch may be accepted afterwards until the next `opened`."""
+        ...
+
+    def released(self) -> None:
+        """Forget the partitions."""
+        ...
+
+    def committable(self) -> Mapping[TopicPartition, int]:
+        """Return the offsets to commit."""
+        ...
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Learn that Kafka has taken offsets."""
+        ...
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that talks to Kafka."""
+
+    seek_epoch = 0
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MAX_MS  # noqa: SLF001 - Faust has no setting for it
+        consumer._partition_assignment_strategy = (RangePartitionAssignor,)  # noqa: SLF001 - nor for this
+        return consumer
+
+    async def fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
+        """Fetch records, with the number of seeks before them and the end of each partition's log."""
+        return await self.call_thread(self._fetch, partitions, timeout_s, records_max)  # type: ignore[no-any-return]
+
+    async def _fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
+        consumer = self._ensure_consumer()
+        timeout = SUBSET_FETCH_TIMEOUT_S if partitions is not None else timeout_s
+        if partitions is None:
+            partitions = self.assignment()
+        records = await self._fetch_records(consumer, partitions, timeout=timeout, max_records=records_max)
+        ends = {tp: consumer.highwater(tp) or 0 for tp in records}
+        return self.seek_epoch, records, ends  # no await since the records were taken: the number is theirs
+
+    async def seek_all(self, offsets: Mapping[TopicPartition, int]) -> int:
+        """Seek, and return the number of this seek."""
+        return await self.call_thread(self._seek_all, offsets)  # type: ignore[no-any-return]
+
+    async def _seek_all(self, offsets: Mapping[TopicPartition, int]) -> int:
+        consumer = self._ensure_consumer()
+        assigned = self.assignment()
+        for tp, offset in offsets.items():
+            if TP(*tp) in assigned:
+                consumer.seek(driver.ensure_aiokafka_TP(TP(*tp)), offset)
+        self.seek_epoch += 1
+        return self.seek_epoch
+
+    async def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Positions]:
+        """Return what the broker knows of each partition."""
+        return await self.call_thread(self._positions, partitions)  # type: ignore[no-any-return]
+
+    async def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Positions]:
+        consumer = self._ensure_consumer()
+        native = {tp: driver.ensure_aiokafka_TP(TP(*tp)) for tp in partitions}
+        earliest = await consumer.beginning_offsets(list(native.values()))
+        ends = await consumer.end_offsets(list(native.values()))
+        return {
+            tp: Positions(await consumer.committed(key), earliest[key], ends[key]) for tp, key in native.items()
+        }
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's consumer, delivering batches and committing what the loop says."""
+
+    _thread: BatchConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._outstanding: dict[TopicPartition, int] = {}
+        self._room = asyncio.Event()
+        self._committing = asyncio.Lock()
+
+    @property
+    def ownership(self) -> Ownership:
+        """Return whom to tell about partitions."""
+        return self.app.ownership  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def thread(self) -> BatchConsumerThread:
+        """Return the thread that talks to Kafka."""
+        return self._thread
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Do nothing: Faust's livelock detector counts acks, which are off; the worker has a watchdog of its own."""
+
+    # -- records in ------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001 - mode's own flag
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                    continue
+                await self._deliver_once()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _deliver_once(self) -> None:
+        assigned = {TopicPartition(*tp) for tp in self._get_active_partitions()}
+        room = {tp for tp in assigned if self._outstanding.get(tp, 0) < OUTSTANDING_BATCHES_MAX}
+        if not room:
+            self._room.clear()
+            await self.wait_first(self._room.wait(), self.suspend_flow.wait(), timeout=1.0)
+            return
+        subset = None if room == assigned else {TP(*tp) for tp in room}
+        epoch, fetched, ends = await self._thread.fetch(
+            subset, FULL_FETCH_TIMEOUT_S, self.app.conf.broker_max_poll_records
+        )
+        count = 0
+        async for batch in self._batches(epoch, fetched, ends):
+            count += len(batch.records)
+            self._outstanding[batch.tp] = self._outstanding.get(batch.tp, 0) + 1
+            await self.wait_first(self.callback(_message(batch)), self.suspend_flow.wait())
+        if count < SMALL_BATCH_RECORDS:
+            await asyncio.sleep(SMALL_BATCH_PAUSE_S)
+
+    async def _batches(
+        self, epoch: int, fetched: Mapping[TP, list[Any]], ends: Mapping[TP, int]
+    ) -> AsyncIterator[Batch]:
+        for tp, records in fetched.items():
+            if not self.flow_active:
+                return  # a rebalance has begun: its seek brings these records back
+            if records:
+                yield Batch(
+                    tp=TopicPartition(tp.topic, tp.partition),
+                    records=[
+                        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in records
+                    ],
+                    next_offset=records[-1].offset + 1,
+                    seek_epoch=epoch,
+                    end_offset=ends[tp],
+                )
+
+    def batch_done(self, batch: Batch) -> None:
+        """Make room for another batch of that partition."""
+        if batch.seek_epoch == self._thread.seek_epoch:
+            self._outstanding[batch.tp] = max(0, self._outstanding.get(batch.tp, 0) - 1)
+        self._room.set()
+
+    # -- ownership changes hands -----------------------------------------------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Decide where to start, seek there, and let the loop accept batches; awaited before records flow."""
+        partitions = sorted(TopicPartition(*tp) for tp in self.assignment())
+        starts = await self.ownership.assigned(partitions)
+        epoch = await self._thread.seek_all(starts)
+        self._outstanding.clear()
+        self._room.set()
+        self.ownership.opened(epoch)
+        logger.info("started at %s", {f"{tp.topic}-{tp.partition}": offset for tp, offset in starts.items()})
+
+    async def wait_empty(self) -> None:
+        """Finish, flush, commit and forget; awaited before the partitions are given away, and on SIGTERM."""
+        await self.ownership.draining()
+        await self.commit()
+        self.ownership.released()
+
+    # -- commits ---------------------------------------------------------------------------------------------------
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+        """Commit what every sink has; one commit at a time, never cancelled half-way.
+
+        Returns:
+            Whether Kafka took new offsets.
+        """
+        async with self._committing:
+            offsets = dict(self.ownership.committable())
+            if not offsets:
+                return False
+            sent = asyncio.run_coroutine_threadsafe(
+                self._thread._commit({TP(*tp): offset for tp, offset in offsets.items()}),  # noqa: SLF001
+                self._thread.thread_loop,
+            )
+            done: bool = await asyncio.shield(asyncio.wrap_future(sent))
+            if done:
+                self.ownership.committed(offsets)
+            return done
+
+    async def on_task_error(self, exc: BaseException) -> None:
+        """Commit nothing: Faust would commit here, past the batch that failed."""
+
+
+class BatchTransport(driver.Transport):
+    """Faust's aiokafka transport with our consumer."""
+
+    Consumer = BatchConsumer
+
+
+def _message(batch: Batch) -> ConsumerMessage:
+    last = batch.records[-1]
+    return ConsumerMessage(
+        batch.tp.topic,
+        batch.tp.partition,
+        last.offset,
+        last.append_time_ms / 1000,
+        1,  # LogAppendTime
+        [],
+        None,
+        batch,
+        None,
+        0,
+        0,
+        TP(*batch.tp),
+    )
