@@ -1,0 +1,239 @@
+"""From the bytes of a Kafka record to an event, or to a dead letter that says what is wrong.
+
+The checks, in this order; the first that fails decides the reason (docs/reference/events.md lists them for people):
+
+    frame     value present, not too large, magic byte 0, schema id known to the registry
+    decode    the schema is one we read on this topic, the body is Avro of it, nothing follows the body
+    validate  required fields, values, event time against append time, key and partition
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
+
+from config.settings import EventSettings
+from schemas import rules
+from schemas.dead_letter import DeadLetter, Reason, Stage
+from schemas.decoding_plan import DecodingPlan, Refusal, plan_for
+from schemas.errors import UnknownSchemaIdError, UnresolvedSchemaError
+from schemas.event import CLICKS_TOPIC, Event, Record
+from schemas.partitioner import murmur2
+
+MAGIC: Final = 0
+HEADER_BYTES: Final = 5
+HASHED_KEYS: Final = 262_144
+UNKNOWN_IDS_KEPT: Final = 10_000
+
+
+class Decoded(NamedTuple):
+    """A valid event, and the id of the schema it was written with."""
+
+    event: Event
+    schema_id: int
+
+
+class SchemaSource(Protocol):
+    """Where schemas come from."""
+
+    def fetch(self, schema_id: int) -> str:
+        """Return the text of a schema.
+
+        Raises:
+            UnknownSchemaIdError: there is none of this id.
+            RegistryUnavailableError: nothing is known, for no answer came.
+        """
+        ...
+
+
+class Codec:
+    """Decodes records of the event topics.
+
+    Call `unresolved`, give what it returns to `resolve` (blocking), then `decode` each record: a pure computation.
+
+    Args:
+        source: where an unknown schema id is asked for, once.
+        limits: what an event may be.
+        unknown_id_ttl_s: how long the answer "no such schema" is believed.
+        clock_ms: wall clock, integer milliseconds UTC.
+    """
+
+    def __init__(
+        self, source: SchemaSource, *, limits: EventSettings, unknown_id_ttl_s: float, clock_ms: Callable[[], int]
+    ) -> None:
+        self._source = source
+        self._message_bytes_max = limits.message_bytes_max
+        self._future_tolerance_ms = limits.future_tolerance_ms
+        self._unknown_ttl_ms = round(unknown_id_ttl_s * 1000)
+        self._clock_ms = clock_ms
+        self._plans: dict[int, DecodingPlan | Refusal] = {}
+        self._unknown_since_ms: dict[int, int] = {}
+        self._resolving = threading.Lock()
+        self._hash = lru_cache(maxsize=HASHED_KEYS)(murmur2)
+
+    def unresolved(self, records: Sequence[Record]) -> set[int]:
+        """Return the schema ids in these records that `resolve` must ask for before `decode`."""
+        ids: set[int] = set()
+        for record in records:
+            value = record.value
+            if value is not None and HEADER_BYTES <= len(value) <= self._message_bytes_max and value[0] == MAGIC:
+                ids.add(int.from_bytes(value[1:HEADER_BYTES], "big"))
+        return {schema_id for schema_id in ids if not self._is_settled(schema_id)}
+
+    def resolve(self, ids: Iterable[int]) -> None:
+        """Ask for each schema once; blocking, safe from several threads. One that we refuse to read is settled too.
+
+        Raises:
+            RegistryUnavailableError: no answer; the ids asked for before are settled, so a new call goes on there.
+        """
+        with self._resolving:
+            for schema_id in sorted(ids):
+                if self._is_settled(schema_id):
+                    continue
+                try:
+                    text = self._source.fetch(schema_id)
+                except UnknownSchemaIdError:
+                    self._forget_old()
+                    self._unknown_since_ms[schema_id] = self._clock_ms()
+                else:
+                    self._plans[schema_id] = plan_for(schema_id, text)
+                    self._unknown_since_ms.pop(schema_id, None)
+
+    def decode(self, record: Record, partition_count: int) -> Decoded | DeadLetter:
+        """Decode and check one record. Never raises for what a record holds.
+
+        Args:
+            partition_count: partitions of the record's topic, for the check that its key belongs where it was found.
+
+        Raises:
+            UnresolvedSchemaError: the caller did not `resolve` this record's schema id.
+        """
+        value = record.value
+        if not value or len(value) > self._message_bytes_max or value[0] != MAGIC or len(value) < HEADER_BYTES:
+            return self._bad_frame(record)
+        schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
+        plan = self._plans.get(schema_id)
+        if plan is None:
+            return self._unknown_schema(record, schema_id)
+        if isinstance(plan, Refusal):
+            return self._letter(record, schema_id, Stage.DECODE, plan.reason, plan.detail)
+        if plan.topic != record.topic:
+            detail = f"Schema {schema_id} is {plan.record_name}, which does not belong on {record.topic}."
+            return self._letter(record, schema_id, Stage.DECODE, Reason.UNDECODABLE, detail)
+        fields = plan.read(value, HEADER_BYTES)
+        if isinstance(fields, rules.Problem):
+            return self._letter(record, schema_id, Stage.DECODE, *fields)
+        event = _click(fields) if record.topic == CLICKS_TOPIC else _cart(fields)
+        problem = (
+            rules.value_problem(record.topic, event)
+            or rules.time_problem(event, record.append_time_ms, self._future_tolerance_ms)
+            or self._routing_problem(record, event.user_id, partition_count)
+        )
+        if problem is not None:
+            return self._letter(record, schema_id, Stage.VALIDATE, *problem)
+        return Decoded(event, schema_id)
+
+    def _routing_problem(self, record: Record, user_id: str, partition_count: int) -> rules.Problem | None:
+        key = record.key
+        if key != user_id.encode():
+            detail = (
+                "The record has no key; it must be user_id." if key is None else "The record's key is not its user_id."
+            )
+            return rules.Problem(Reason.MISROUTED, detail)
+        expected = (self._hash(key) & 0x7FFFFFFF) % partition_count
+        if expected != record.partition:
+            detail = (
+                f"The key belongs to partition {expected} of {partition_count} by murmur2, and was found in "
+                f"{record.partition}: its producer partitions in another way."
+            )
+            return rules.Problem(Reason.MISROUTED, detail)
+        return None
+
+    def _bad_frame(self, record: Record) -> DeadLetter:
+        value = record.value
+        if not value:
+            reason, detail = Reason.UNDECODABLE, "The record has no value." if value is None else "The value is empty."
+        elif len(value) > self._message_bytes_max:
+            reason = Reason.TOO_LARGE
+            detail = f"The value has {len(value)} bytes; at most {self._message_bytes_max} are read."
+        elif value[0] != MAGIC:
+            reason, detail = Reason.UNDECODABLE, f"The first byte is {value[0]}; a framed value starts with 0."
+        else:
+            reason, detail = (
+                Reason.UNDECODABLE,
+                f"The value has {len(value)} bytes; the frame alone takes {HEADER_BYTES}.",
+            )
+        return self._letter(record, None, Stage.FRAME, reason, detail)
+
+    def _unknown_schema(self, record: Record, schema_id: int) -> DeadLetter:
+        if schema_id not in self._unknown_since_ms:
+            raise UnresolvedSchemaError(
+                f"Schema {schema_id} was not resolved before offset {record.offset} of {record.topic} was decoded.",
+                hint="Give the ids that `unresolved` returns to `resolve` first.",
+            )
+        detail = f"The schema registry has no schema with id {schema_id}."
+        return self._letter(record, schema_id, Stage.FRAME, Reason.UNKNOWN_SCHEMA, detail)
+
+    def _letter(self, record: Record, schema_id: int | None, stage: Stage, reason: Reason, detail: str) -> DeadLetter:
+        return DeadLetter(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            append_time_ms=record.append_time_ms,
+            key=record.key,
+            value=record.value,
+            schema_id=schema_id,
+            stage=stage,
+            reason=reason,
+            detail=detail,
+            first_seen_ms=self._clock_ms(),
+        )
+
+    def _is_settled(self, schema_id: int) -> bool:
+        return schema_id in self._plans or self._is_fresh(self._unknown_since_ms.get(schema_id))
+
+    def _is_fresh(self, since_ms: int | None) -> bool:
+        return since_ms is not None and 0 <= self._clock_ms() - since_ms < self._unknown_ttl_ms
+
+    def _forget_old(self) -> None:
+        if len(self._unknown_since_ms) >= UNKNOWN_IDS_KEPT:
+            # far older than any batch between its `resolve` and its `decode`
+            oldest_ms = self._clock_ms() - self._unknown_ttl_ms - 3_600_000
+            self._unknown_since_ms = {
+                schema_id: at for schema_id, at in self._unknown_since_ms.items() if at >= oldest_ms
+            }
+
+
+def _click(fields: Mapping[str, Any]) -> Event:
+    return Event(
+        event_id=fields["event_id"],
+        kind=fields["kind"],
+        user_id=fields["user_id"],
+        event_time_ms=fields["event_time"],
+        session_id=fields["session_id"],
+        device=fields["device"],
+        product_id=fields["product_id"] or None,
+        category_id=fields["category_id"] or None,
+        query=fields["query"],
+        result_count=fields["result_count"],
+        position=fields["position"],
+        recommendation_id=fields["recommendation_id"],
+        page=fields["page"],
+    )
+
+
+def _cart(fields: Mapping[str, Any]) -> Event:
+    return Event(
+        event_id=fields["event_id"],
+        kind=fields["kind"],
+        user_id=fields["user_id"],
+        event_time_ms=fields["event_time"],
+        session_id=fields["session_id"],
+        device=fields["device"],
+        product_id=fields["product_id"],
+        category_id=fields["category_id"] or None,
+        quantity=fields["quantity"],
+        unit_price_minor=fields["unit_price_minor"],
+        currency=fields["currency"],
+        order_id=fields["order_id"],
+    )

@@ -1,0 +1,206 @@
+"""Safe loading of Avro schemas that somebody else registered.
+
+fastavro trusts a schema: a recursive one crashes the interpreter on a few bytes, an array of zero-byte items costs
+gigabytes for six. Such schemas are refused here, once per schema id, so that decoding needs no limits of its own.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from fastavro import parse_schema
+from fastavro.schema import SchemaParseException, UnknownType
+
+from schemas.errors import UnsafeSchemaError
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC
+
+AVRO_FOLDER: Final = Path(__file__).parent / "avro"
+RECORD_FILES: Final[Mapping[str, str]] = {
+    CLICKS_TOPIC: "ClickEvent.avsc",
+    CARTS_TOPIC: "CartEvent.avsc",
+    DEAD_LETTERS_TOPIC: "DeadLetter.avsc",
+}
+
+SCHEMA_CHARS_MAX: Final = 262_144
+NESTING_MAX: Final = 48
+NODES_MAX: Final = 4_096
+
+_PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+# what fastavro raises for a schema that is not one
+_PARSE_FAILURES: Final = (
+    SchemaParseException,
+    UnknownType,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RecursionError,
+)
+
+
+def own_schema(topic: str) -> str:
+    """Return the text of the schema that this release writes to a topic and reads from it."""
+    return (AVRO_FOLDER / RECORD_FILES[topic]).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSchema:
+    """An Avro record schema that is safe to decode with.
+
+    Attributes:
+        name: full name of the record.
+        wire: what the bytes look like, parsed for fastavro: no logical types, documentation, aliases or defaults, so
+            that values come as they were written and two schemas of equal bytes are equal.
+        logical_types: logical type of each top-level field that has one.
+        defaults: default of each top-level field that has one.
+    """
+
+    name: str
+    wire: dict[str, Any]
+    logical_types: Mapping[str, str]
+    defaults: Mapping[str, Any]
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the top-level fields, in wire order."""
+        return tuple(part["name"] for part in self.wire["fields"])
+
+    def reading(self) -> dict[str, Any]:
+        """Return it as a reader's schema for fastavro: the wire form with the defaults."""
+        fields = [
+            {**part, "default": self.defaults[part["name"]]} if part["name"] in self.defaults else part
+            for part in self.wire["fields"]
+        ]
+        parsed: dict[str, Any] = parse_schema({"type": "record", "name": self.name, "fields": fields})
+        return parsed
+
+
+def load(text: str) -> LoadedSchema:
+    """Parse a record schema and check that decoding with it is bounded by the size of the message.
+
+    Raises:
+        UnsafeSchemaError: not Avro, not a record, too large or nested too deeply, recursive, or with arrays or maps
+            whose items may take no byte.
+    """
+    if len(text) > SCHEMA_CHARS_MAX:
+        raise UnsafeSchemaError(f"The schema has {len(text)} characters; at most {SCHEMA_CHARS_MAX} are read.")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnsafeSchemaError(f"The schema is not JSON ({error}).") from error
+    if not isinstance(document, dict) or document.get("type") != "record":
+        raise UnsafeSchemaError("The schema is not an Avro record.")
+    _check_nesting(document)
+    try:
+        parsed = parse_schema(document)
+        wire_fields = [{"name": part["name"], "type": _bare(part["type"])} for part in parsed["fields"]]
+        wire = parse_schema({"type": "record", "name": parsed["name"], "fields": wire_fields})
+    except _PARSE_FAILURES as error:
+        raise UnsafeSchemaError(f"The schema is not Avro ({type(error).__name__}: {error}).") from error
+    _Measure().of(wire)
+    return LoadedSchema(
+        name=parsed["name"],
+        wire=wire,
+        logical_types={part["name"]: found for part in parsed["fields"] if (found := _logical_type(part["type"]))},
+        defaults={part["name"]: part["default"] for part in parsed["fields"] if "default" in part},
+    )
+
+
+def _check_nesting(document: Any) -> None:
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > NESTING_MAX:
+            raise UnsafeSchemaError(f"The schema is nested deeper than {NESTING_MAX} levels.")
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                inner += node.values()
+            elif isinstance(node, list):
+                inner += node
+        level = [node for node in inner if isinstance(node, dict | list)]
+
+
+def _logical_type(schema: Any) -> str | None:
+    found = schema.get("logicalType") if isinstance(schema, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _bare(schema: Any) -> Any:
+    """Keep only what decides the bytes."""
+    if isinstance(schema, str):
+        return schema
+    if isinstance(schema, list):
+        return [_bare(branch) for branch in schema]
+    kind = schema["type"]
+    if kind == "record":
+        fields = [{"name": part["name"], "type": _bare(part["type"])} for part in schema["fields"]]
+        return {"type": "record", "name": schema["name"], "fields": fields}
+    if kind == "enum":
+        return {"type": "enum", "name": schema["name"], "symbols": schema["symbols"]}
+    if kind == "fixed":
+        return {"type": "fixed", "name": schema["name"], "size": schema["size"]}
+    if kind == "array":
+        return {"type": "array", "items": _bare(schema["items"])}
+    if kind == "map":
+        return {"type": "map", "values": _bare(schema["values"])}
+    return _bare(kind)
+
+
+@dataclass(slots=True)
+class _Measure:
+    """One walk over a schema that sums what a value of it can cost.
+
+    A type is measured where it is defined and reused by name, so that a chain of types that each hold two of the one
+    before is summed, not walked.
+    """
+
+    named: dict[str, tuple[int, int]] = field(default_factory=dict)
+    open_names: set[str] = field(default_factory=set)
+
+    def of(self, schema: Any) -> tuple[int, int]:
+        """Return the least bytes that a value takes, and the number of types in the schema written out in full."""
+        least, nodes = self._of(schema)
+        if nodes > NODES_MAX:
+            raise UnsafeSchemaError(f"The schema has more than {NODES_MAX} types when written out in full.")
+        return least, nodes
+
+    def _of(self, schema: Any) -> tuple[int, int]:
+        if isinstance(schema, list):
+            branches = [self.of(branch) for branch in schema]
+            return 1, 1 + sum(nodes for _, nodes in branches)
+        if isinstance(schema, str):
+            return self._of_name(schema)
+        kind = schema["type"]
+        if kind in ("array", "map"):
+            least, nodes = self.of(schema["items"] if kind == "array" else schema["values"])
+            if least == 0:
+                raise UnsafeSchemaError(
+                    f"The schema has {'an array' if kind == 'array' else 'a map'} of items that take no byte."
+                )
+            return 1, 1 + nodes
+        return self._of_named(kind, schema)
+
+    def _of_name(self, name: str) -> tuple[int, int]:
+        if name in _PRIMITIVES:
+            return {"null": 0, "float": 4, "double": 8}.get(name, 1), 1
+        if name in self.open_names:
+            raise UnsafeSchemaError(f"The schema is recursive: {name} holds itself.")
+        return self.named[name]
+
+    def _of_named(self, kind: str, schema: Mapping[str, Any]) -> tuple[int, int]:
+        name = schema["name"]
+        if kind == "enum":
+            self.named[name] = 1, 1
+        elif kind == "fixed":
+            if not isinstance(schema["size"], int) or schema["size"] < 0:
+                raise UnsafeSchemaError(f"The schema has a fixed type {name} without a size.")
+            self.named[name] = schema["size"], 1
+        else:
+            self.open_names.add(name)
+            parts = [self.of(part["type"]) for part in schema["fields"]]
+            self.open_names.discard(name)
+            self.named[name] = sum(least for least, _ in parts), 1 + sum(nodes for _, nodes in parts)
+        return self.named[name]
