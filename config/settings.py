@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -36,6 +36,13 @@ class KafkaSettings(_Section):
     partitions: int = Field(4, ge=1, le=1024, description="partitions of each event topic when we create it")
     replication_factor: int = Field(1, ge=1, description="replicas of each topic when we create it")
     timeout_s: float = Field(10.0, gt=0, description="how long an answer of the broker may take")
+
+
+class ProducerSettings(_Section):
+    """The client that publishes events."""
+
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("lz4", description="compression of batches")
+    linger_ms: int = Field(5, ge=0, le=60_000, description="how long a batch waits for more events")
 
 
 class RegistrySettings(_Section):
@@ -109,6 +116,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".shopstream"), description="data, logs and pids of the embedded stack, and the lake")
     cache_dir: Path = Field(Path("~/.cache/shopstream"), description="downloaded artefacts of the embedded stack")
     kafka: KafkaSettings = KafkaSettings()
+    producer: ProducerSettings = ProducerSettings()
     registry: RegistrySettings = RegistrySettings()
     redis: RedisSettings = RedisSettings()
     lake: LakeSettings = LakeSettings()
