@@ -189,14 +189,11 @@ class _EmbeddedStackSource(PydanticBaseSettingsSource):
             return {}
         try:
             endpoints = json.loads(path.read_text())
-            return {
-                "kafka": {"bootstrap_servers": endpoints["kafka"]},
-                "registry": {"url": endpoints["registry"]},
-                "redis": {"url": endpoints["redis"]},
-            }
-        except (ValueError, KeyError, TypeError) as error:
+            fields = {"kafka": "bootstrap_servers", "registry": "url", "redis": "url"}  # those that are not the user's
+            return {name: {field: str(endpoints[name])} for name, field in fields.items() if name in endpoints}
+        except (ValueError, TypeError) as error:
             raise SettingsError(
-                f"{path} does not name the three services of the embedded stack ({error!r}).",
+                f"{path} does not name the services of the embedded stack ({error!r}).",
                 hint="Run `shopstream stack up` again: it mends a half-dead stack.",
             ) from error
 

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from stack.kafka import Kafka
 from stack.ports import Ports, choose, is_free
 from stack.ports import load as load_ports
 from stack.ports import save as save_ports
-from stack.processes import load_identity, rss_bytes, start, stop, tail, with_marker
+from stack.processes import exit_code, load_identity, rss_bytes, start, stop, tail, with_marker
 from stack.redis import Redis
 from stack.registry import Registry
 from stack.service import NAMES, Folders, Service
@@ -87,14 +86,6 @@ class StackStatus:
     def running(self) -> bool:
         """Whether every service that is not the user's own runs and answers."""
         return all(service.state in {"running", "external"} for service in self.services)
-
-
-@dataclass
-class _Running:
-    """A service during `up`."""
-
-    service: Service
-    process: subprocess.Popen[bytes]
 
 
 class EmbeddedStack:
@@ -210,48 +201,46 @@ class EmbeddedStack:
             self.endpoints_file.unlink(missing_ok=True)
             for folder in (self._folders.logs, self._folders.temporary):
                 folder.mkdir(parents=True, exist_ok=True)
-            running: list[_Running] = []
+            started: list[tuple[Service, int]] = []
             for service in missing:
                 interrupts.check()
                 service.prepare(self._folders, ports, installed)
                 interrupts.check()
                 launch = service.launch(self._folders, ports, installed)
                 port = getattr(ports, service.name)
-                process, _ = start(launch, self._folders.identity(service.name), port)
-                running.append(_Running(service, process))
-            self._await(running, ports, interrupts, tell)
+                started.append((service, start(launch, self._folders.identity(service.name), port).pid))
+            self._await(started, ports, interrupts, tell)
             for service in missing:
                 interrupts.check()
                 service.settle(ports)
             interrupts.check()
             undo.pop_all()
 
-    def _await(self, running: list[_Running], ports: Ports, interrupts: Interrupts, tell: Progress) -> None:
+    def _await(self, started: list[tuple[Service, int]], ports: Ports, interrupts: Interrupts, tell: Progress) -> None:
         """Wait until each service answers well, or raise."""
         began = told = time.monotonic()
-        waiting = list(running)
+        waiting = list(started)
         while waiting:
-            interrupts.check()
-            for one in list(waiting):
-                exit_code = one.process.poll()
-                if exit_code is not None:
-                    raise self._ended(one.service, ports, exit_code)
-                problem = one.service.problem(ports, _ANSWER_S)
+            for service, pid in list(waiting):
+                interrupts.check()
+                code = exit_code(pid)
+                if code is not None:
+                    raise self._ended(service, ports, code)
+                problem = service.problem(ports, _ANSWER_S)
                 if problem is None:
-                    waiting.remove(one)
-                elif time.monotonic() - began > one.service.start_timeout_s:
+                    waiting.remove((service, pid))
+                elif time.monotonic() - began > service.start_timeout_s:
                     raise ServiceStartError(
-                        f"{_capital(one.service.title)} does not answer after {one.service.start_timeout_s:.0f} s: "
-                        f"{problem}.",
-                        hint=f"See {self._folders.logs / f'{one.service.name}.log'}.",
+                        f"{_capital(service.title)} does not answer after {service.start_timeout_s:.0f} s: {problem}.",
+                        hint=f"See {self._folders.logs / f'{service.name}.log'}.",
                     )
             if waiting and time.monotonic() - told > _QUIET_S:
                 told = time.monotonic()
-                titles = ", ".join(one.service.title for one in waiting)
+                titles = ", ".join(service.title for service, _ in waiting)
                 tell(f"Starting {titles} ({told - began:.0f} s)")
             time.sleep(_POLL_S)
 
-    def _ended(self, service: Service, ports: Ports, exit_code: int) -> StackError:
+    def _ended(self, service: Service, ports: Ports, code: int) -> StackError:
         port = getattr(ports, service.name)
         if not is_free(port) or (service.name == "kafka" and not is_free(ports.controller)):
             return PortInUseError(
@@ -261,7 +250,7 @@ class EmbeddedStack:
         log = self._folders.logs / f"{service.name}.log"
         last = (tail(log).splitlines() or ["its log is empty"])[-1].strip()
         return ServiceStartError(
-            f"{_capital(service.title)} ended with code {exit_code} while it was started; its last words: {last}",
+            f"{_capital(service.title)} ended with code {code} while it was started; its last words: {last}",
             hint=f"See {log}; `shopstream doctor` checks disk and ports.",
         )
 

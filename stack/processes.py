@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from stack.errors import ServiceStartError, ServiceStopError
+from stack.errors import ServiceStartError, ServiceStopError, StackError
 from stack.files import write_atomically
 
 _CLOCK_TOLERANCE_S = 2.0
@@ -70,8 +70,10 @@ def load_identity(path: Path) -> Identity | None:
         return None
 
 
-def start(launch: Launch, identity_file: Path, port: int) -> tuple[subprocess.Popen[bytes], Identity]:
+def start(launch: Launch, identity_file: Path, port: int) -> Identity:
     """Start a process in a session of its own, so that Ctrl-C in the terminal does not reach it, and note who it is.
+
+    It outlives this process; `exit_code` tells whether it has ended while this process lives.
 
     Raises:
         ServiceStartError: it cannot be started at all.
@@ -94,6 +96,7 @@ def start(launch: Launch, identity_file: Path, port: int) -> tuple[subprocess.Po
         raise ServiceStartError(
             f"{launch.name} cannot be started: {error.strerror or error}.", hint="Run `shopstream doctor`."
         ) from error
+    process.returncode = 0  # it is not ours to wait for: Popen would warn that it still runs
     try:
         started_s = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:  # it has ended; the caller finds that out
@@ -101,11 +104,19 @@ def start(launch: Launch, identity_file: Path, port: int) -> tuple[subprocess.Po
     identity = Identity(process.pid, started_s, port, launch.marker)
     try:
         write_atomically(identity_file, json.dumps(asdict(identity)) + "\n")
-    except BaseException:
-        process.kill()
-        process.wait()
+    except StackError:
+        stop([psutil.Process(process.pid)], 0)
         raise
-    return process, identity
+    return identity
+
+
+def exit_code(pid: int) -> int | None:
+    """Tell with which code a process that this one started has ended; None while it runs."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # its end was noted before
+        return None if psutil.pid_exists(pid) else -1
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def with_marker(marker: str) -> list[psutil.Process]:

@@ -47,10 +47,15 @@ class Registry:
             **clean_environment(folders),
             "QUARKUS_HTTP_HOST": HOST,
             "QUARKUS_HTTP_PORT": str(ports.registry),
+            # its health endpoint would otherwise take port 9000 of every interface
+            "QUARKUS_MANAGEMENT_HOST": HOST,
+            "QUARKUS_MANAGEMENT_PORT": "0",
             "QUARKUS_OTEL_SDK_DISABLED": "true",
-            "QUARKUS_LOG_LEVEL": "WARN",
-            "QUARKUS_LOG_CONSOLE_COLOR": "false",
-            "QUARKUS_BANNER_ENABLED": "false",
+            "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false",
+            "QUARKUS_LOG_CATEGORY__IO_APICURIO__LEVEL": "WARN",
+            "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "2",
+            "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "2",
+            "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "20",
             "APICURIO_STORAGE_KIND": "sql",
             "APICURIO_STORAGE_SQL_KIND": "h2",
             # WRITE_DELAY=0: an id that was given out is on disk, even if the process is killed right after. The path
