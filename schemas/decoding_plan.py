@@ -17,8 +17,8 @@ from schemas.rules import Problem
 TIME_FIELD: Final = "event_time"
 TIME_LOGICAL_TYPE: Final = "timestamp-millis"
 
-# What fastavro raises in practice for a broken body (found by fuzzing): the end of the data, an index outside a union or
-# enum, text that is not UTF-8, numbers out of range; the last two are for a body that asks for too much.
+# What fastavro raises in practice for a broken body (found by fuzzing): the end of the data, an index outside a union
+# or enum, text that is not UTF-8, numbers out of range; the last two are for a body that asks for too much.
 _CORRUPT_BODY_ERRORS: Final = (
     EOFError,
     LookupError,
@@ -45,8 +45,8 @@ class DecodingPlan:
     Attributes:
         topic: the event topic that its record belongs to.
         reader: our schema; None if the writer's bytes are the same, which is read without resolution.
-        reads_strictly_first: the writer has fields that we skip. fastavro does not check the length of what it skips, so
-            the body is read whole once before it is resolved.
+        reads_strictly_first: the writer has fields that we skip. fastavro does not check the length of what it skips,
+            so the body is read whole once before it is resolved.
     """
 
     schema_id: int
