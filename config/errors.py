@@ -1,7 +1,7 @@
 """Errors of the settings.
 
-    ShopstreamError          root of every error a user may see; carries what to do next
-    └── SettingsError        a settings file, variable or flag cannot be used
+ShopstreamError          root of every error a user may see; carries what to do next
+└── SettingsError        a settings file, variable or flag cannot be used
 """
 
 

@@ -61,9 +61,12 @@ WORKER_METRICS: Final = (
     ),
     MetricSpec("shopstream_states_pushed", MetricKind.COUNTER, "States written to the online store", ("topic",)),
     MetricSpec(
-        "shopstream_conflicts", MetricKind.COUNTER, "Online writes refused because the stored state was newer", ("topic",)
+        "shopstream_conflicts",
+        MetricKind.COUNTER,
+        "Online writes refused: the stored state was newer",
+        ("topic",),
     ),
-    MetricSpec("shopstream_sink_retries", MetricKind.COUNTER, "Tries of a sink that failed and are repeated", ("sink",)),
+    MetricSpec("shopstream_sink_retries", MetricKind.COUNTER, "Failed tries of a sink", ("sink",)),
     MetricSpec("shopstream_lag_records", MetricKind.GAUGE, "Records in the log that were not read yet", _PARTITION),
     MetricSpec("shopstream_next_offset", MetricKind.GAUGE, "Next offset to be applied", _PARTITION),
     MetricSpec("shopstream_committed_offset", MetricKind.GAUGE, "Offset last committed to Kafka", _PARTITION),

@@ -70,7 +70,7 @@ class FeastSettings(_Section):
     """The feature store."""
 
     project: str = Field("shopstream", pattern=r"^[a-z][a-z0-9_]*$", description="Feast project, part of every key")
-    registry_path: Path = Field(Path(), description="SQLite file of Feast's registry; <home>/feast/registry.db if unset")
+    registry_path: Path = Field(Path(), description="SQLite file of the registry; <home>/feast/registry.db if unset")
 
 
 class WorkerSettings(_Section):

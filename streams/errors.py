@@ -1,10 +1,10 @@
 """Errors of the stream worker.
 
-    StreamError
-    ├── SinkFailedError        a sink did not take a batch after all tries; the loop stops, nothing is committed
-    ├── LogEpochError          the topic is not the log that the stored states were folded from
-    ├── CommitPendingError     a commit to Kafka stayed without an answer
-    └── StalledError           there is lag, and nothing was processed for too long
+StreamError
+├── SinkFailedError        a sink did not take a batch after all tries; the loop stops, nothing is committed
+├── LogEpochError          the topic is not the log that the stored states were folded from
+├── CommitPendingError     a commit to Kafka stayed without an answer
+└── StalledError           there is lag, and nothing was processed for too long
 """
 
 from config.errors import ShopstreamError

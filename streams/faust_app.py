@@ -1,6 +1,9 @@
 """The Faust app: one agent per event topic on the batch transport, and the background task that flushes and commits."""
 
+import gc
 import logging
+import os
+import threading
 from typing import Any
 
 import faust
@@ -9,6 +12,7 @@ from mode import Service
 
 from config.settings import Settings
 from schemas.event import EVENT_TOPICS
+from streams.endpoint import MetricsEndpoint
 from streams.ownership import PartitionOwner
 from streams.ports import Batch
 from streams.transport import BatchConsumer, BatchTransport
@@ -18,13 +22,25 @@ logger = logging.getLogger(__name__)
 HOUSEKEEPING_INTERVAL_S = 0.1
 
 
+def arm_hard_exit(timeout_s: float) -> None:
+    """End the process if an orderly stop takes longer than `timeout_s`; a worker that hangs must be restarted."""
+
+    def cut_short() -> None:
+        logger.critical("the stop took longer than %g s and is cut short", timeout_s)
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, cut_short)
+    timer.daemon = True
+    timer.start()
+
+
 class BatchSchema(faust.Schema):
     """A message's value is a whole batch already; there is nothing to load."""
 
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:
         """Return nothing: keys are the records' own."""
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Batch:
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Batch:  # noqa: ARG002 - Faust's signature
         """Return the batch."""
         return message.value  # type: ignore[no-any-return]
 
@@ -35,15 +51,17 @@ class FeatureApp(faust.App):
     Args:
         settings: broker, group and worker settings.
         ownership: is told about partitions, and asked what to commit.
+        endpoint: serves the metrics while the app runs.
     """
 
-    def __init__(self, settings: Settings, ownership: PartitionOwner) -> None:
+    def __init__(self, settings: Settings, ownership: PartitionOwner, endpoint: MetricsEndpoint) -> None:
         self.ownership = ownership
+        self._endpoint = endpoint
+        self._stop_timeout_s = settings.worker.stop_timeout_s
         worker = settings.worker
         super().__init__(
             worker.group_id,
             broker=[f"kafka://{server}" for server in settings.require("kafka").kafka.bootstrap_servers.split(",")],
-            datadir=str(settings.home / "worker" / "faust"),
             store="memory://",
             web_enabled=False,  # Faust's server binds 0.0.0.0 and shows tables
             topic_disable_leader=True,
@@ -68,6 +86,22 @@ class FeatureApp(faust.App):
     def batch_consumer(self) -> BatchConsumer:
         """Return the running consumer."""
         return self.consumer  # type: ignore[return-value]
+
+    async def on_start(self) -> None:
+        """Serve metrics from the start, and keep the collector off what lives for ever."""
+        self._endpoint.start()
+        gc.collect()
+        gc.freeze()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Give the partitions back; a stop that hangs is cut short, since what is not committed is read again."""
+        arm_hard_exit(self._stop_timeout_s)
+        await super().on_stop()
+        self._endpoint.stop()
+
+    def _create_directories(self) -> None:
+        """Create none: Faust keeps no table and no state here."""
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -108,4 +142,3 @@ class FeatureApp(faust.App):
         logger.error("%s stopped: %s", agent.name, exc)
         self.ownership.failed(exc)
         await self.crash(exc)
-

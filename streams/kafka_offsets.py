@@ -25,6 +25,6 @@ class KafkaOffsets:
         return await self._consumer().thread.positions(partitions)
 
     async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
-        """Return topic id and partition count of each topic; raises TopicError when one is missing or set up wrongly."""
+        """Return topic id and partition count of each topic; raises TopicError when one is missing."""
         described = await asyncio.to_thread(describe_topics, self._settings)
         return {topic: TopicLog(described[topic].topic_id, described[topic].partition_count) for topic in topics}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from config.settings import WorkerSettings
 from feature_repo.fence import Fence
 from streams.assignment import plan_start
 from streams.errors import CommitPendingError, StalledError
@@ -18,34 +19,25 @@ class PartitionOwner:
     """Implements `streams.transport.Ownership` over a batch loop.
 
     Args:
-        flush_interval_s: longest time between two flushes.
-        flush_rows: buffered rows that start a flush before its time.
-        commit_timeout_s: a commit without an answer for longer stops the worker.
-        stall_timeout_s: lag without progress for longer stops the worker.
+        settings: when to flush, and how long a commit or a stall may last.
     """
 
     def __init__(
         self,
         loop: BatchLoop,
+        settings: WorkerSettings,
         *,
         offsets: Offsets,
         fences: Fences,
         metrics: WorkerMetrics,
         clock: Clock,
-        flush_interval_s: float,
-        flush_rows: int,
-        commit_timeout_s: float,
-        stall_timeout_s: float,
     ) -> None:
         self.loop = loop
+        self._settings = settings
         self._offsets = offsets
         self._fences = fences
         self._metrics = metrics
         self._clock = clock
-        self._flush_interval_s = flush_interval_s
-        self._flush_rows = flush_rows
-        self._commit_timeout_s = commit_timeout_s
-        self._stall_timeout_s = stall_timeout_s
         self._planned: dict[TopicPartition, PartitionProgress] = {}
         self._last_flush_s = clock.monotonic_s()
         self._commit_started_s: float | None = None
@@ -101,8 +93,8 @@ class PartitionOwner:
     async def flush_if_due(self) -> bool:
         """Flush when it is time, or when enough rows wait; tell whether it did."""
         now_s = self._clock.monotonic_s()
-        due = now_s - self._last_flush_s >= self._flush_interval_s
-        if self.failure is not None or not (due or self.loop.flusher.buffered_rows >= self._flush_rows):
+        due = (now_s - self._last_flush_s) * 1000 >= self._settings.flush_interval_ms
+        if self.failure is not None or not (due or self.loop.flusher.buffered_rows >= self._settings.flush_rows):
             return False
         self._last_flush_s = now_s
         await self.loop.flusher.flush()
@@ -124,15 +116,15 @@ class PartitionOwner:
             self._metrics.lag.labels(*labels).set(progress.lag_records)
             lag += progress.lag_records
             done += progress.next_offset
-        if self._commit_started_s is not None and now_s - self._commit_started_s > self._commit_timeout_s:
+        if self._commit_started_s is not None and now_s - self._commit_started_s > self._settings.commit_timeout_s:
             raise CommitPendingError(
-                f"Kafka has not answered a commit for {self._commit_timeout_s:g} s.",
+                f"Kafka has not answered a commit for {self._settings.commit_timeout_s:g} s.",
                 hint="Restart the worker: it reads again from the last committed offset, and counts nothing twice.",
             )
         if done != self._progress[0] or not lag:
             self._progress = (done, now_s)
-        elif now_s - self._progress[1] > self._stall_timeout_s:
+        elif now_s - self._progress[1] > self._settings.stall_timeout_s:
             raise StalledError(
-                f"{lag} records wait, and none was processed for {self._stall_timeout_s:g} s.",
+                f"{lag} records wait, and none was processed for {self._settings.stall_timeout_s:g} s.",
                 hint="See the log for the sink that does not answer; the worker exits so that it is restarted.",
             )

@@ -109,9 +109,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         native = {tp: driver.ensure_aiokafka_TP(TP(*tp)) for tp in partitions}
         earliest = await consumer.beginning_offsets(list(native.values()))
         ends = await consumer.end_offsets(list(native.values()))
-        return {
-            tp: Positions(await consumer.committed(key), earliest[key], ends[key]) for tp, key in native.items()
-        }
+        return {tp: Positions(await consumer.committed(key), earliest[key], ends[key]) for tp, key in native.items()}
 
 
 class BatchConsumer(driver.Consumer):
@@ -168,11 +166,12 @@ class BatchConsumer(driver.Consumer):
         epoch, fetched, ends = await self._thread.fetch(
             subset, FULL_FETCH_TIMEOUT_S, self.app.conf.broker_max_poll_records
         )
+        generation_id = self.app.consumer_generation_id
         count = 0
         async for batch in self._batches(epoch, fetched, ends):
             count += len(batch.records)
             self._outstanding[batch.tp] = self._outstanding.get(batch.tp, 0) + 1
-            await self.wait_first(self.callback(_message(batch)), self.suspend_flow.wait())
+            await self.wait_first(self.callback(_message(batch, generation_id)), self.suspend_flow.wait())
         if count < SMALL_BATCH_RECORDS:
             await asyncio.sleep(SMALL_BATCH_PAUSE_S)
 
@@ -185,9 +184,7 @@ class BatchConsumer(driver.Consumer):
             if records:
                 yield Batch(
                     tp=TopicPartition(tp.topic, tp.partition),
-                    records=[
-                        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in records
-                    ],
+                    records=[Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in records],
                     next_offset=records[-1].offset + 1,
                     seek_epoch=epoch,
                     end_offset=ends[tp],
@@ -248,7 +245,7 @@ class BatchTransport(driver.Transport):
     Consumer = BatchConsumer
 
 
-def _message(batch: Batch) -> ConsumerMessage:
+def _message(batch: Batch, generation_id: int) -> ConsumerMessage:
     last = batch.records[-1]
     return ConsumerMessage(
         batch.tp.topic,
@@ -263,4 +260,5 @@ def _message(batch: Batch) -> ConsumerMessage:
         0,
         0,
         TP(*batch.tp),
+        generation_id=generation_id,  # Faust drops what was fetched in another generation of the group
     )

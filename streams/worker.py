@@ -1,0 +1,81 @@
+"""The composition root of the worker process: settings in, a running worker out."""
+
+import faust
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from config.settings import Settings
+from feature_repo.fence import FenceStore
+from feature_repo.opening import apply_definitions, open_feature_store
+from feature_repo.states import StateStore
+from schemas.codec import Codec
+from schemas.registry import RegistryClient
+from schemas.topics import describe_topics, verify_topics
+from sinks.dead_letters import DeadLetterTopic
+from sinks.lake import LakeSink
+from sinks.online import OnlineSink
+from streams.adapters import CodecDecoder, FeastStates, ThreadedLake, ThreadedLetters
+from streams.clock import SystemClock
+from streams.endpoint import MetricsEndpoint
+from streams.faust_app import FeatureApp
+from streams.kafka_offsets import KafkaOffsets
+from streams.loop import BatchLoop, Sinks
+from streams.metrics import WorkerMetrics
+from streams.ownership import PartitionOwner
+
+
+def build_app(settings: Settings) -> FeatureApp:
+    """Wire a worker together; nothing is consumed before it is started.
+
+    Raises:
+        SettingsError: a service has no address.
+        TopicError: an event topic is missing, or keeps the producers' timestamps.
+        BrokerUnavailableError, OnlineStoreError, RegistryError: a service does not answer.
+    """
+    settings.require("kafka", "registry", "redis")
+    verify_topics(describe_topics(settings))
+    apply_definitions(settings)
+    clock = SystemClock()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    metrics = WorkerMetrics(registry)
+    store = open_feature_store(settings)
+    fences = FenceStore.from_settings(settings)
+    schema_registry = RegistryClient(settings.registry)
+    codec = Codec(
+        schema_registry,
+        limits=settings.events,
+        unknown_id_ttl_s=settings.registry.unknown_id_ttl_s,
+        clock_ms=clock.now_ms,
+    )
+    letters = DeadLetterTopic(settings)
+    sinks = Sinks(
+        online=FeastStates(StateStore(store), OnlineSink(store)),
+        fences=fences,
+        lake=ThreadedLake(LakeSink(settings.lake_path)),
+        letters=ThreadedLetters(letters),
+    )
+    loop = BatchLoop(settings.worker, CodecDecoder(codec), sinks, metrics, clock)
+    owner = PartitionOwner(
+        loop,
+        settings.worker,
+        offsets=KafkaOffsets(settings, lambda: app.batch_consumer),
+        fences=fences,
+        metrics=metrics,
+        clock=clock,
+    )
+    endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
+    app = FeatureApp(settings, owner, endpoint)
+    return app
+
+
+def run_worker(settings: Settings, *, loglevel: str = "info") -> int:
+    """Run a worker until SIGTERM, SIGINT or a failure; return the exit code of the process."""
+    app = build_app(settings)
+    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as request:
+        code = request.code
+    if app.ownership.failure is not None:
+        return 1
+    return code if isinstance(code, int) else 0
