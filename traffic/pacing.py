@@ -1,0 +1,84 @@
+"""Hold a rate: an open loop on an absolute schedule, so that a slow moment is made up for and never shifts the rest."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from traffic.timed import TimedEvent
+
+_TICK_S = 0.002  # shortest pause: 40 events a batch at 20,000 per second
+_SLEEP_S_MAX = 0.05  # longest pause, so that a request to stop is seen soon
+_BATCH_MAX = 500
+
+
+class Pacer:
+    """Hands out events when they are due.
+
+    Args:
+        clock: monotonic seconds.
+        sleep: pauses for that many seconds, or about.
+        speed: times real time; None sends at full speed, whatever `send_ms` says.
+        stopped: asked before each batch; True ends the run.
+
+    Attributes:
+        sent_count: events handed out so far.
+        behind_ms_max: the longest that one of them waited beyond its time, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        speed: float | None = 1.0,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        if speed is not None and speed <= 0.0:
+            raise ValueError(f"speed must be positive: {speed}")
+        self._clock = clock
+        self._sleep = sleep
+        self._speed = speed
+        self._stopped = stopped
+        self._first_s = self._last_s = 0.0
+        self.sent_count = 0
+        self.behind_ms_max = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Events per second between the first and the last one handed out; 0 for fewer than two."""
+        spent_s = self._last_s - self._first_s
+        return (self.sent_count - 1) / spent_s if self.sent_count > 1 and spent_s > 0.0 else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds between the first and the last event handed out."""
+        return self._last_s - self._first_s
+
+    def batches(self, events: Iterable[TimedEvent]) -> Iterator[list[TimedEvent]]:
+        """Yield the events in their order, none before it is due, at most 500 at once.
+
+        `send_ms` counts from the moment of the first call.
+        """
+        source = iter(events)
+        timed = next(source, None)
+        start_s = self._clock()
+        while timed is not None and not self._stopped():
+            now_s = self._clock()
+            due_ms = float("inf") if self._speed is None else (now_s - start_s) * 1_000.0 * self._speed
+            batch: list[TimedEvent] = []
+            while timed is not None and timed.send_ms <= due_ms and len(batch) < _BATCH_MAX:
+                batch.append(timed)
+                timed = next(source, None)
+            if batch:
+                self._note(batch, now_s, due_ms)
+                yield batch
+            if timed is not None and self._speed is not None:
+                wait_s = start_s + timed.send_ms / (1_000.0 * self._speed) - self._clock()
+                if wait_s > 0.0:
+                    self._sleep(min(max(wait_s, _TICK_S), _SLEEP_S_MAX))
+
+    def _note(self, batch: list[TimedEvent], now_s: float, due_ms: float) -> None:
+        if self.sent_count == 0:
+            self._first_s = now_s
+        self._last_s = now_s
+        self.sent_count += len(batch)
+        if self._speed is not None:
+            self.behind_ms_max = max(self.behind_ms_max, (due_ms - batch[0].send_ms) / self._speed)
