@@ -1,0 +1,99 @@
+"""Clients of the online store, one per event loop, with one way to tell what went wrong."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis, RedisCluster
+from redis import asyncio as redis_asyncio
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
+from feature_repo.errors import OnlineStoreError
+
+
+class RedisConnections:
+    """Opens clients when they are first needed.
+
+    A client of asyncio belongs to the loop that it was made in: a new loop gets a new one.
+
+    Args:
+        url: redis://[user:password@]host:port/db, rediss:// or unix://.
+        timeout_s: how long an answer may take.
+        cluster: whether the server is a Redis Cluster.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, cluster: bool = False) -> None:
+        self._url = url
+        self._cluster = cluster
+        self._options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        self._blocking: Any = None
+        self._asynchronous: tuple[asyncio.AbstractEventLoop, Any] | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a script may touch the keys of one slot only."""
+        return self._cluster
+
+    @property
+    def address(self) -> str:
+        """The URL without its password, for messages."""
+        parts = urlsplit(self._url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    def blocking(self) -> Any:
+        """Return the client for code without a loop."""
+        if self._blocking is None:
+            self._blocking = self._open(RedisCluster if self._cluster else Redis)
+        return self._blocking
+
+    def asynchronous(self) -> Any:
+        """Return the client of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._asynchronous is None or self._asynchronous[0] is not loop:
+            self._asynchronous = (
+                loop,
+                self._open(redis_asyncio.RedisCluster if self._cluster else redis_asyncio.Redis),
+            )
+        return self._asynchronous[1]
+
+    async def close(self) -> None:
+        """Close both clients; the next use opens new ones."""
+        held, self._asynchronous = self._asynchronous, None
+        if held is not None and held[0] is asyncio.get_running_loop():
+            await held[1].aclose()
+        self.close_blocking()
+
+    def close_blocking(self) -> None:
+        """Close the client for code without a loop."""
+        client, self._blocking = self._blocking, None
+        if client is not None:
+            client.close()
+
+    def _open(self, kind: Any) -> Any:
+        with self.explained():
+            try:
+                return kind.from_url(self._url, **self._options)
+            except ValueError as error:
+                raise OnlineStoreError(
+                    f"redis.url cannot be used: {error}.", hint="It looks like redis://[user:password@]host:6379/0."
+                ) from error
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what the client raises into an OnlineStoreError that says what to do."""
+        try:
+            yield
+        except (OutOfMemoryError, ResponseError) as error:
+            if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+                raise OnlineStoreError(
+                    f"Redis at {self.address} is full, so nothing more was written.",
+                    hint="Raise its maxmemory or remove keys. Do not let it evict: a lost state is a wrong feature.",
+                ) from error
+            raise OnlineStoreError(f"Redis at {self.address} refused a command: {error}.") from error
+        except (RedisError, OSError) as error:
+            raise OnlineStoreError(
+                f"Redis at {self.address} does not answer: {error}.",
+                hint="Is it running (`shopstream stack status`), and does redis.url name it?",
+            ) from error

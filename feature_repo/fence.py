@@ -1,0 +1,147 @@
+"""Fences: how far each partition has been applied to the online store, kept beside the states themselves.
+
+If Redis is restored from an older copy, its fences are older too, and the worker starts again from there; if it is
+emptied, they are gone, and the worker knows that the states are (DESIGN section 5).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from config.settings import Settings
+from feature_repo.connections import RedisConnections
+from feature_repo.errors import OnlineStoreError
+from feature_repo.scripts import Row, RowScript
+
+
+class PartitionStatus(StrEnum):
+    """Whether the states of a partition's users may be relied upon."""
+
+    LIVE = "live"
+    REBUILDING = "rebuilding"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """How far a partition has been applied.
+
+    Attributes:
+        epoch: log epoch, `<topic id>:<partition count>`; offsets of different epochs are never compared.
+        next_offset: every offset below it is in the states.
+        since_ms: when the partition took on its status.
+    """
+
+    epoch: str
+    next_offset: int
+    status: PartitionStatus
+    since_ms: int
+
+
+def fence_key(project: str, topic: str) -> str:
+    """Name the hash that holds a topic's fences."""
+    return f"{project}:fence:{topic}"
+
+
+class FenceStore:
+    """The fences of one project.
+
+    Args:
+        connections: where they are; those of the online store, because a fence must share the fate of its states.
+        project: Feast project.
+    """
+
+    def __init__(self, connections: RedisConnections, project: str) -> None:
+        self._connections = connections
+        self._project = project
+        self._move = RowScript(Path(__file__).with_name("move_fence.lua"))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "FenceStore":
+        """Open the fences of the settings' project.
+
+        Raises:
+            SettingsError: no Redis is set.
+        """
+        url = settings.require("redis").redis.url.get_secret_value()
+        connections = RedisConnections(url, timeout_s=settings.redis.timeout_s)
+        return cls(connections, settings.feast.project)
+
+    async def read(self, topic: str) -> dict[int, Fence]:
+        """Read the fences of a topic by partition; a partition that was never applied is absent.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or holds something else in their place.
+        """
+        with self._connections.explained():
+            stored = await self._connections.asynchronous().hgetall(fence_key(self._project, topic))
+        return _fences(topic, stored)
+
+    def read_blocking(self, topic: str) -> dict[int, Fence]:
+        """Do what `read` does, for code without a loop."""
+        with self._connections.explained():
+            stored = self._connections.blocking().hgetall(fence_key(self._project, topic))
+        return _fences(topic, stored)
+
+    async def advance(self, topic: str, partition: int, fence: Fence) -> None:
+        """Move a fence forward; within one epoch it never moves back, and keeps its status.
+
+        Where there is none, or one of another epoch, `fence` takes its place, with its status.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or is full.
+        """
+        await self._run(topic, partition, fence, b"advance")
+
+    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
+        """Change the status of a fence; its offset stays. A partition that already has the status keeps its since.
+
+        Raises:
+            OnlineStoreError: the partition has no fence yet: give it one with `advance`.
+        """
+        fence = Fence("", 0, status, since_ms)
+        if await self._run(topic, partition, fence, b"status") == b"none":
+            raise OnlineStoreError(
+                f"Partition {partition} of {topic} has no fence whose status could be set.",
+                hint="A worker gives it one when it is assigned the partition.",
+            )
+
+    async def replace(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence in place of whatever is there, also further back: when a rebuild starts or ends."""
+        await self._run(topic, partition, fence, b"replace")
+
+    async def close(self) -> None:
+        """Close the clients; not for fences that share them with an online store."""
+        await self._connections.close()
+
+    async def _run(self, topic: str, partition: int, fence: Fence, verb: bytes) -> bytes:
+        values = (fence.epoch, str(fence.next_offset), fence.status.value, str(fence.since_ms))
+        arguments = (verb, str(partition).encode(), *(value.encode() for value in values))
+        row = Row(fence_key(self._project, topic).encode(), arguments)
+        answers = await self._move.run_async(self._connections, (), [row])
+        return bytes(answers[0])
+
+
+def _fences(topic: str, stored: Mapping[bytes, bytes]) -> dict[int, Fence]:
+    parts: dict[int, dict[str, str]] = {}
+    try:
+        for field, value in stored.items():
+            partition, _, name = field.decode().partition(":")
+            parts.setdefault(int(partition), {})[name] = value.decode()
+        return {partition: _fence(values) for partition, values in sorted(parts.items())}
+    except (KeyError, ValueError) as error:
+        raise OnlineStoreError(
+            f"The fences of {topic} in Redis cannot be read ({error!r}).",
+            hint="Something else wrote there. Delete the hash and rebuild the topic by replay.",
+        ) from error
+
+
+def _fence(values: Mapping[str, Any]) -> Fence:
+    return Fence(
+        epoch=values["epoch"],
+        next_offset=int(values["next_offset"]),
+        status=PartitionStatus(values["status"]),
+        since_ms=int(values["since_ms"]),
+    )

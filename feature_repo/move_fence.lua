@@ -1,0 +1,50 @@
+-- Moves the fence of one partition (feature_repo/fence.py).
+--
+-- KEYS   [1] the hash of a topic's fences
+-- ARGV   [1] verb: advance, status or replace; [2] partition; [3] epoch; [4] next offset; [5] status; [6] since_ms
+-- returns "1" if something was changed, "0" if not, "none" if there is no fence to change the status of
+
+local verb, partition = ARGV[1], ARGV[2]
+local function field(name)
+  return partition .. ':' .. name
+end
+
+-- Decimal numbers of any size: a Lua number is exact only up to 2^53.
+local function greater(a, b)
+  if #a ~= #b then
+    return #a > #b
+  end
+  for i = 1, #a do
+    local left, right = string.byte(a, i), string.byte(b, i)
+    if left ~= right then
+      return left > right
+    end
+  end
+  return false
+end
+
+local stored = redis.call('HMGET', KEYS[1], field('epoch'), field('next_offset'), field('status'))
+local epoch, next_offset, status = stored[1], stored[2], stored[3]
+
+if verb == 'status' then
+  if not epoch then
+    return 'none'
+  end
+  if status == ARGV[5] then
+    return '0'
+  end
+  redis.call('HSET', KEYS[1], field('status'), ARGV[5], field('since_ms'), ARGV[6])
+  return '1'
+end
+
+if verb == 'advance' and epoch == ARGV[3] then
+  if not greater(ARGV[4], next_offset) then
+    return '0'
+  end
+  redis.call('HSET', KEYS[1], field('next_offset'), ARGV[4])
+  return '1'
+end
+
+redis.call('HSET', KEYS[1], field('epoch'), ARGV[3], field('next_offset'), ARGV[4],
+  field('status'), ARGV[5], field('since_ms'), ARGV[6])
+return '1'
