@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from config.settings import EventSettings
 from schemas import rules
 from schemas.dead_letter import DeadLetter, Reason, Stage
-from schemas.decoding_plan import DecodingPlan, Refusal, plan_for
+from schemas.decoding_plan import DecodingPlan, plan_for
 from schemas.errors import UnknownSchemaIdError, UnresolvedSchemaError
 from schemas.event import CLICKS_TOPIC, Event, Record
 from schemas.partitioner import murmur2
@@ -66,7 +66,8 @@ class Codec:
         self._future_tolerance_ms = limits.future_tolerance_ms
         self._unknown_ttl_ms = round(unknown_id_ttl_s * 1000)
         self._clock_ms = clock_ms
-        self._plans: dict[int, DecodingPlan | Refusal] = {}
+        self._plans: dict[bytes, DecodingPlan] = {}  # by the frame's first five bytes: one look-up checks them all
+        self._refused: dict[int, rules.Problem] = {}
         self._unknown_since_ms: dict[int, int] = {}
         self._resolving = threading.Lock()
         self._hash = lru_cache(maxsize=HASHED_KEYS)(murmur2)
@@ -77,7 +78,7 @@ class Codec:
         for record in records:
             value = record.value
             if value is not None and HEADER_BYTES <= len(value) <= self._message_bytes_max and value[0] == MAGIC:
-                ids.add(int.from_bytes(value[1:HEADER_BYTES], "big"))
+                ids.add(_schema_id(value))
         return {schema_id for schema_id in ids if not self._is_settled(schema_id)}
 
     def resolve(self, ids: Iterable[int]) -> None:
@@ -96,7 +97,11 @@ class Codec:
                     self._forget_old()
                     self._unknown_since_ms[schema_id] = self._clock_ms()
                 else:
-                    self._plans[schema_id] = plan_for(schema_id, text)
+                    plan = plan_for(schema_id, text)
+                    if isinstance(plan, DecodingPlan):
+                        self._plans[_header(schema_id)] = plan
+                    else:
+                        self._refused[schema_id] = plan
                     self._unknown_since_ms.pop(schema_id, None)
 
     def decode(self, record: Record, partition_count: int) -> Decoded | DeadLetter:
@@ -109,18 +114,13 @@ class Codec:
             UnresolvedSchemaError: the caller did not `resolve` this record's schema id.
         """
         value = record.value
-        if not value or len(value) > self._message_bytes_max or value[0] != MAGIC or len(value) < HEADER_BYTES:
-            return self._bad_frame(record)
-        schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
-        plan = self._plans.get(schema_id)
-        if plan is None:
-            return self._unknown_schema(record, schema_id)
-        if isinstance(plan, Refusal):
-            return self._letter(record, schema_id, Stage.DECODE, plan.reason, plan.detail)
-        if plan.topic != record.topic:
-            detail = f"Schema {schema_id} is {plan.record_name}, which does not belong on {record.topic}."
-            return self._letter(record, schema_id, Stage.DECODE, Reason.UNDECODABLE, detail)
-        fields = plan.read(value, HEADER_BYTES)
+        if not value or len(value) > self._message_bytes_max:
+            return self._unreadable(record)
+        plan = self._plans.get(value[:HEADER_BYTES])
+        if plan is None or plan.topic != record.topic:
+            return self._unreadable(record)
+        schema_id = plan.schema_id
+        fields = plan.read(value[HEADER_BYTES:])
         if isinstance(fields, rules.Problem):
             return self._letter(record, schema_id, Stage.DECODE, *fields)
         event = _click(fields) if record.topic == CLICKS_TOPIC else _cart(fields)
@@ -149,30 +149,38 @@ class Codec:
             return rules.Problem(Reason.MISROUTED, detail)
         return None
 
-    def _bad_frame(self, record: Record) -> DeadLetter:
+    def _unreadable(self, record: Record) -> DeadLetter:
+        """Say why there is no plan to read this record by."""
         value = record.value
         if not value:
-            reason, detail = Reason.UNDECODABLE, "The record has no value." if value is None else "The value is empty."
-        elif len(value) > self._message_bytes_max:
-            reason = Reason.TOO_LARGE
+            detail = "The record has no value." if value is None else "The value is empty."
+            return self._letter(record, None, Stage.FRAME, Reason.UNDECODABLE, detail)
+        if len(value) > self._message_bytes_max:
             detail = f"The value has {len(value)} bytes; at most {self._message_bytes_max} are read."
-        elif value[0] != MAGIC:
-            reason, detail = Reason.UNDECODABLE, f"The first byte is {value[0]}; a framed value starts with 0."
-        else:
-            reason, detail = (
-                Reason.UNDECODABLE,
-                f"The value has {len(value)} bytes; the frame alone takes {HEADER_BYTES}.",
-            )
-        return self._letter(record, None, Stage.FRAME, reason, detail)
+            return self._letter(record, None, Stage.FRAME, Reason.TOO_LARGE, detail)
+        if value[0] != MAGIC:
+            detail = f"The first byte is {value[0]}; a framed value starts with 0."
+            return self._letter(record, None, Stage.FRAME, Reason.UNDECODABLE, detail)
+        if len(value) < HEADER_BYTES:
+            detail = f"The value has {len(value)} bytes; the frame alone takes {HEADER_BYTES}."
+            return self._letter(record, None, Stage.FRAME, Reason.UNDECODABLE, detail)
+        return self._unreadable_schema(record, _schema_id(value))
 
-    def _unknown_schema(self, record: Record, schema_id: int) -> DeadLetter:
-        if schema_id not in self._unknown_since_ms:
-            raise UnresolvedSchemaError(
-                f"Schema {schema_id} was not resolved before offset {record.offset} of {record.topic} was decoded.",
-                hint="Give the ids that `unresolved` returns to `resolve` first.",
-            )
-        detail = f"The schema registry has no schema with id {schema_id}."
-        return self._letter(record, schema_id, Stage.FRAME, Reason.UNKNOWN_SCHEMA, detail)
+    def _unreadable_schema(self, record: Record, schema_id: int) -> DeadLetter:
+        plan = self._plans.get(_header(schema_id))
+        if plan is not None:
+            detail = f"Schema {schema_id} is {plan.record_name}, which does not belong on {record.topic}."
+            return self._letter(record, schema_id, Stage.DECODE, Reason.UNDECODABLE, detail)
+        refusal = self._refused.get(schema_id)
+        if refusal is not None:
+            return self._letter(record, schema_id, Stage.DECODE, *refusal)
+        if schema_id in self._unknown_since_ms:
+            detail = f"The schema registry has no schema with id {schema_id}."
+            return self._letter(record, schema_id, Stage.FRAME, Reason.UNKNOWN_SCHEMA, detail)
+        raise UnresolvedSchemaError(
+            f"Schema {schema_id} was not resolved before offset {record.offset} of {record.topic} was decoded.",
+            hint="Give the ids that `unresolved` returns to `resolve` first.",
+        )
 
     def _letter(self, record: Record, schema_id: int | None, stage: Stage, reason: Reason, detail: str) -> DeadLetter:
         return DeadLetter(
@@ -190,7 +198,9 @@ class Codec:
         )
 
     def _is_settled(self, schema_id: int) -> bool:
-        return schema_id in self._plans or self._is_fresh(self._unknown_since_ms.get(schema_id))
+        if _header(schema_id) in self._plans or schema_id in self._refused:
+            return True
+        return self._is_fresh(self._unknown_since_ms.get(schema_id))
 
     def _is_fresh(self, since_ms: int | None) -> bool:
         return since_ms is not None and 0 <= self._clock_ms() - since_ms < self._unknown_ttl_ms
@@ -202,6 +212,14 @@ class Codec:
             self._unknown_since_ms = {
                 schema_id: at for schema_id, at in self._unknown_since_ms.items() if at >= oldest_ms
             }
+
+
+def _schema_id(value: bytes) -> int:
+    return int.from_bytes(value[1:HEADER_BYTES], "big")
+
+
+def _header(schema_id: int) -> bytes:
+    return schema_id.to_bytes(HEADER_BYTES, "big")  # the magic byte is 0
 
 
 def _click(fields: Mapping[str, Any]) -> Event:

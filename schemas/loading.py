@@ -108,6 +108,21 @@ def load(text: str) -> LoadedSchema:
     )
 
 
+def most_choices(schema: Any) -> int:
+    """Return the branches of the widest union, or symbols of the widest enum, anywhere in a schema's wire form."""
+    if isinstance(schema, list):
+        return max(len(schema), *(most_choices(branch) for branch in schema), 0)
+    if isinstance(schema, str):
+        return 0
+    kind = schema["type"]
+    if kind == "enum":
+        return len(schema["symbols"])
+    inner = {"array": "items", "map": "values"}.get(kind)
+    if inner is not None:
+        return most_choices(schema[inner])
+    return max((most_choices(part["type"]) for part in schema.get("fields", ())), default=0)
+
+
 def _check_nesting(document: Any) -> None:
     level, depth = [document], 0
     while level:

@@ -4,7 +4,6 @@ Order of the checks, the first that fails names the reason: missing fields, valu
 event time against the append time; key and partition are checked by the codec.
 """
 
-import re
 from typing import Final, NamedTuple
 
 from schemas.dead_letter import Reason
@@ -20,8 +19,6 @@ QUANTITY_MAX: Final = 1_000_000
 UNIT_PRICE_MINOR_MAX: Final = 10**12
 # 9 million such lines of one user within a day still sum to less than 2**63
 LINE_VALUE_MINOR_MAX: Final = 10**12
-
-_CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
 class Problem(NamedTuple):
@@ -86,7 +83,7 @@ def _cart_problem(event: Event) -> Problem | None:
         return _invalid(
             f"quantity times unit_price_minor is {quantity * price}; at most {LINE_VALUE_MINOR_MAX} is allowed."
         )
-    if _CURRENCY.fullmatch(currency) is None:
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
         return _invalid(f"currency is {_shown(currency)}; it must be three capital letters, such as EUR.")
     return None
 

@@ -1,0 +1,137 @@
+"""A strict walk over an Avro body, to say where and how it is broken.
+
+It is slow and complete where fastavro is fast and lenient (fastavro takes branch -1 of a union for its last one), so it
+runs only for bodies that fastavro refused, or that hold a byte which such a branch would need.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+VALUES_MAX: Final = 10_000  # after so many the walk gives up without a finding: time is bounded, whatever the schema
+
+_FIXED_SIZES: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
+_INT_BITS: Final = {"int": 32, "long": 64}
+
+
+def first_break(schema: Mapping[str, Any], body: bytes) -> str | None:
+    """Return in words what is broken first in a body, with the name of its field; None if nothing was found.
+
+    Args:
+        schema: wire form of a record (`schemas.loading.LoadedSchema.wire`).
+        body: the Avro body without its frame; what follows it is not looked at.
+    """
+    walk = _Walk(body)
+    try:
+        walk.value(schema)
+    except _BrokenBodyError as broken:
+        return f"{'.'.join(walk.path) or 'the record'}: {broken}"
+    except _TooManyValues:
+        return None
+    return None
+
+
+class _BrokenBodyError(Exception):
+    """The body breaks Avro's rules here."""
+
+
+class _TooManyValues(Exception):  # noqa: N818 - a limit, no error
+    """The walk has gone on for long enough."""
+
+
+class _Walk:
+    def __init__(self, body: bytes) -> None:
+        self.path: list[str] = []
+        self._body = body
+        self._at = 0
+        self._left = VALUES_MAX
+        self._named: dict[str, Mapping[str, Any]] = {}
+
+    def value(self, schema: Any) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooManyValues
+        if isinstance(schema, list):
+            self.value(schema[self._index(len(schema), "branch")])
+        elif isinstance(schema, str):
+            self._simple(schema)
+        else:
+            self._complex(schema)
+
+    def _complex(self, schema: Mapping[str, Any]) -> None:
+        kind = schema["type"]
+        if "name" in schema:
+            self._named[schema["name"]] = schema
+        if kind == "record":
+            for part in schema["fields"]:
+                self.path.append(part["name"])
+                self.value(part["type"])
+                self.path.pop()
+        elif kind == "array":
+            self._blocks(schema["items"], keyed=False)
+        elif kind == "map":
+            self._blocks(schema["values"], keyed=True)
+        elif kind == "enum":
+            self._index(len(schema["symbols"]), "symbol")
+        elif kind == "fixed":
+            self._take(schema["size"])
+        else:
+            self.value(kind)
+
+    def _simple(self, name: str) -> None:
+        if name in _INT_BITS:
+            self._number(_INT_BITS[name])
+        elif name == "string":
+            try:
+                self._take(self._length()).decode()
+            except UnicodeDecodeError as error:
+                raise _BrokenBodyError("its text is not UTF-8") from error
+        elif name == "bytes":
+            self._take(self._length())
+        elif name in _FIXED_SIZES:
+            self._take(_FIXED_SIZES[name])
+        else:
+            self.value(self._named[name])
+
+    def _blocks(self, items: Any, *, keyed: bool) -> None:
+        while count := self._number(64):
+            if count < 0:
+                self._number(64)  # the block's size in bytes
+            for _ in range(abs(count)):
+                if keyed:
+                    self._simple("string")
+                self.value(items)
+
+    def _index(self, count: int, what: str) -> int:
+        index = self._number(64)
+        if not 0 <= index < count:
+            raise _BrokenBodyError(f"{what} {index} of {count}")
+        return index
+
+    def _length(self) -> int:
+        length = self._number(64)
+        if length < 0:
+            raise _BrokenBodyError(f"a length of {length}")
+        return length
+
+    def _number(self, bits: int) -> int:
+        raw = shift = 0
+        while True:
+            byte = self._take(1)[0]
+            raw |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+            if shift >= 70:
+                raise _BrokenBodyError("a number of more than 10 bytes")
+        number = (raw >> 1) ^ -(raw & 1)
+        if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
+            raise _BrokenBodyError(f"{number} does not fit {bits} bits")
+        return number
+
+    def _take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._body):
+            raise _BrokenBodyError(f"{count} bytes are announced and {len(self._body) - self._at} are left")
+        taken = self._body[self._at : end]
+        self._at = end
+        return taken
