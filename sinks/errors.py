@@ -1,0 +1,37 @@
+"""Errors of the sinks.
+
+SinkError                      root: nothing may be committed past what failed; the same call may be repeated
+├── LakeUnavailableError       a Delta table cannot be read or written
+│   └── LakeMismatchError      a table holds other columns than this release writes
+└── LetterNotPublishedError    dead letters were not acknowledged by Kafka
+"""
+
+from pathlib import Path
+
+from config.errors import ShopstreamError
+
+
+class SinkError(ShopstreamError):
+    """A sink did not take everything. Repeating the call is safe: what was taken is recognised."""
+
+
+class LakeUnavailableError(SinkError):
+    """A Delta table cannot be read or written.
+
+    Args:
+        path: folder of the table.
+        why: what the system or the Delta library said.
+        hint: what to do next.
+    """
+
+    def __init__(self, path: Path, why: str, *, hint: str) -> None:
+        super().__init__(f"The lake's table at {path} cannot be used: {why}.", hint=hint)
+        self.path = path
+
+
+class LakeMismatchError(LakeUnavailableError):
+    """A table holds other columns than this release writes."""
+
+
+class LetterNotPublishedError(SinkError):
+    """Kafka did not acknowledge every dead letter."""

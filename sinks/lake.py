@@ -1,0 +1,66 @@
+"""The lake: raw events, pushed states and dead letters of all partitions, one commit per table."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow.compute as pc
+
+from sinks.arrow_rows import BUILDERS
+from sinks.delta import DeltaAppender, TablePart
+from sinks.rows import FlushReport, PartitionFlush, TableCounts
+from sinks.tables import FEATURE_LOG, LAKE_TABLES, LakeTable, application_id
+
+
+class Appender(Protocol):
+    """Exact append to one table."""
+
+    def append(self, parts: Sequence[TablePart]) -> TableCounts:
+        """Append the rows that the table does not hold yet.
+
+        Raises:
+            LakeUnavailableError: the table cannot be written; the call may be repeated.
+        """
+        ...
+
+
+class LakeSink:
+    """Writes flushes to `raw_events`, `feature_log` and `dead_letters`, in this order. Threads may share it.
+
+    Each table is exact by itself, so a crash between two of them is mended when the records are delivered again.
+
+    Args:
+        root: folder of the lake; its tables are created when they are first written.
+        open_table: what appends to a table.
+    """
+
+    def __init__(self, root: Path, open_table: Callable[[Path, LakeTable], Appender] = DeltaAppender) -> None:
+        self._appenders = {name: open_table(root, table) for name, table in LAKE_TABLES.items()}
+
+    def write(self, flushes: Sequence[PartitionFlush]) -> FlushReport:
+        """Append what the tables do not hold yet; one commit per table. Blocking; repeating it is harmless.
+
+        Flushes of one partition are taken in their order.
+
+        Raises:
+            LakeUnavailableError: a table cannot be written; those before it hold their rows, and the same flushes may
+                be written again.
+        """
+        return FlushReport(
+            {
+                table.name: self._appenders[table.name].append([_part(flush, table, build(flush)) for flush in flushes])
+                for table, build in BUILDERS
+            }
+        )
+
+
+def _part(flush: PartitionFlush, table: LakeTable, rows: Any) -> TablePart:
+    app_id = application_id(flush.topic_id, flush.partition, table)
+    if not rows.num_rows:
+        return TablePart(app_id, flush.last_offset, rows)
+    last_row_offset = pc.max(rows.column(table.position)).as_py() - table.position_base
+    if last_row_offset > flush.last_offset:
+        raise ValueError(f"a row at offset {last_row_offset} lies outside a flush up to {flush.last_offset}")
+    # A halted view pushes nothing while its raw rows keep landing; its states come later, for offsets before these.
+    last_offset = last_row_offset if table is FEATURE_LOG else flush.last_offset
+    return TablePart(app_id, last_offset, rows)

@@ -1,0 +1,202 @@
+"""The lake's tables as data: columns, types, what they mean. `docs/reference/lake.md` is generated from them.
+
+Times are integer milliseconds UTC, as everywhere else, so that a value read from the lake equals the one that was
+written; each table has a real date beside them, by which it is partitioned.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class ColumnType(StrEnum):
+    """The Delta types that the tables use."""
+
+    STRING = "string"
+    BINARY = "binary"
+    INTEGER = "integer"
+    LONG = "long"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        skipping: whether the log keeps each file's smallest and greatest value, so that readers can skip files.
+        spread: values hardly ever repeat, or only grow: a dictionary would cost time and space.
+    """
+
+    name: str
+    type: ColumnType
+    description: str
+    nullable: bool = False
+    skipping: bool = False
+    spread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LakeTable:
+    """One table.
+
+    Attributes:
+        partitioned_by: the date column whose values are folders.
+        position: column that tells a row's place in the log of its partition.
+        position_base: what to subtract from it to get the record's offset.
+    """
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    partitioned_by: str
+    position: str
+    position_base: int = 0
+
+    @property
+    def skipping_columns(self) -> tuple[str, ...]:
+        """Names of the columns whose statistics are kept in the log."""
+        return tuple(column.name for column in self.columns if column.skipping)
+
+
+_S, _B, _I, _L = ColumnType.STRING, ColumnType.BINARY, ColumnType.INTEGER, ColumnType.LONG
+
+_LOG_COLUMNS: Final = (
+    Column("log_epoch", _S, "Topic id and partition count: what offsets are relative to.", skipping=True),
+    Column("topic", _S, "Topic of the record.", skipping=True),
+    Column("partition", _I, "Partition of the record.", skipping=True),
+    Column("offset", _L, "Offset of the record.", skipping=True, spread=True),
+    Column("append_time_ms", _L, "The broker's LogAppendTime.", skipping=True, spread=True),
+    Column("append_date", ColumnType.DATE, "Day of `append_time_ms`, UTC; the table is partitioned by it."),
+)
+
+EVENT_COLUMNS: Final = (
+    Column("event_id", _S, "The producer's id of the event.", spread=True),
+    Column("kind", _S, "What happened."),
+    Column("user_id", _S, "Whose event it is."),
+    Column("event_time_ms", _L, "When it happened.", skipping=True, spread=True),
+    Column("session_id", _S, "The shop's own session.", nullable=True),
+    Column("device", _S, "Device, as the producer calls it.", nullable=True),
+    Column("product_id", _S, "Product.", nullable=True),
+    Column("category_id", _S, "Category of the product.", nullable=True),
+    Column("query", _S, "What was searched for.", nullable=True),
+    Column("result_count", _L, "Results of the search.", nullable=True),
+    Column("position", _L, "Place in the list that was clicked.", nullable=True),
+    Column("recommendation_id", _S, "The recommendation that was clicked.", nullable=True),
+    Column("page", _S, "Path or name of the page.", nullable=True),
+    Column("quantity", _L, "Pieces.", nullable=True),
+    Column("unit_price_minor", _L, "Price of one piece, in minor units of `currency`.", nullable=True),
+    Column("currency", _S, "ISO 4217.", nullable=True),
+    Column("order_id", _S, "The order of a purchase.", nullable=True),
+)
+
+RAW_EVENTS: Final = LakeTable(
+    name="raw_events",
+    description="One row per record that could be read, exactly once: the original bytes and the fields of the event. "
+    "Written by the worker alone.",
+    columns=(
+        *_LOG_COLUMNS,
+        Column("ingest_time_ms", _L, "When the worker decoded it.", spread=True),
+        Column("schema_id", _L, "Writer schema of the value."),
+        Column("key", _B, "The record's key, as it was read.", nullable=True),
+        Column("value", _B, "The record's value, as it was read, frame included.", nullable=True, spread=True),
+        *EVENT_COLUMNS,
+    ),
+    partitioned_by="append_date",
+    position="offset",
+)
+
+FEATURE_LOG: Final = LakeTable(
+    name="feature_log",
+    description="Each state that was pushed to the online store, once. After a crash, versions that were superseded "
+    "within the last flush interval may be missing. Written by the worker.",
+    columns=(
+        Column("log_epoch", _S, "Topic id and partition count of the log that was folded.", skipping=True),
+        Column("topic", _S, "Topic of the state.", skipping=True),
+        Column("partition", _I, "Partition of the user.", skipping=True),
+        Column("user_id", _S, "Whose state it is."),
+        Column("version", _L, "Last applied offset + 1.", skipping=True, spread=True),
+        Column("state", _B, "The state, as in docs/reference/state.md.", spread=True),
+        Column("servable_ms", _L, "When a reader could see it.", skipping=True),
+        Column("event_timestamp", ColumnType.TIMESTAMP, "The same instant, for Feast's point-in-time joins."),
+        Column("servable_date", ColumnType.DATE, "Day of `servable_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="servable_date",
+    position="version",
+    position_base=1,
+)
+
+DEAD_LETTERS: Final = LakeTable(
+    name="dead_letters",
+    description="Each record that never reached a state, with every byte of it and the reason. Written by the worker; "
+    "`fate` is changed by redrive.",
+    columns=(
+        *_LOG_COLUMNS,
+        Column("key", _B, "The record's key, whole.", nullable=True),
+        Column("value", _B, "The record's value, whole.", nullable=True, spread=True),
+        Column("value_size", _L, "Bytes of `value`; null where there is none.", nullable=True),
+        Column("value_sha256", _S, "SHA-256 of `value`, hexadecimal; null where there is none.", nullable=True),
+        Column("schema_id", _L, "Writer schema id; null where the frame could not be read.", nullable=True),
+        Column("stage", _S, "Where it failed: `frame`, `decode` or `validate`."),
+        Column("reason", _S, "Why, as in docs/reference/events.md."),
+        Column("detail", _S, "What exactly is wrong, in words."),
+        Column("first_seen_ms", _L, "When the worker first refused it."),
+        Column("fate", _S, "What became of it; `open` until somebody acts."),
+    ),
+    partitioned_by="append_date",
+    position="offset",
+)
+
+OPEN_FATE: Final = "open"
+
+LAKE_TABLES: Final[Mapping[str, LakeTable]] = {table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS)}
+
+
+def application_id(topic_id: str, partition: int, table: LakeTable) -> str:
+    """Return the id under which a table's log keeps the last offset that it holds of a partition."""
+    return f"{topic_id}-{partition}-{table.name}"
+
+
+def arrow_schema(table: LakeTable) -> "pa.Schema":
+    """Return the Arrow schema of a table."""
+    import pyarrow as pa
+
+    types = {
+        ColumnType.STRING: pa.string(),
+        ColumnType.BINARY: pa.binary(),
+        ColumnType.INTEGER: pa.int32(),
+        ColumnType.LONG: pa.int64(),
+        ColumnType.DATE: pa.date32(),
+        ColumnType.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    }
+    return pa.schema([pa.field(column.name, types[column.type], column.nullable) for column in table.columns])
+
+
+def reference_page() -> str:
+    """Return the text of `docs/reference/lake.md`."""
+    lines = [
+        "# The lake's tables",
+        "",
+        "Delta tables under `lake.path` (`<home>/lake` when not set). This page is generated from `sinks/tables.py`;",
+        "a test holds it to the code. Every `*_ms` is integer milliseconds UTC, money is integer minor units.",
+        "",
+        "An append carries, per partition of a topic, the application id `<topic id>-<partition>-<table>` and the last",
+        "offset that the table holds of it. Rows at or below it are dropped before the append, so a record that Kafka",
+        "delivers twice is in the table once. *Skipping* marks the columns whose smallest and greatest values per file are",
+        "in the table's log: filter by them, and most files are not opened. Rows of one partition are in log order within",
+        "a file; sort by `topic`, `partition`, `offset` to read in log order.",
+    ]
+    for table in LAKE_TABLES.values():
+        lines += ["", f"## `{table.name}`", "", table.description, ""]
+        lines += ["| column | type | null | skipping | meaning |", "|---|---|---|---|---|"]
+        lines += [
+            f"| `{column.name}` | {column.type} | {'yes' if column.nullable else ''} "
+            f"| {'yes' if column.skipping else ''} | {column.description} |"
+            for column in table.columns
+        ]
+    return "\n".join(lines) + "\n"
