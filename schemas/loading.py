@@ -45,6 +45,11 @@ def own_schema(topic: str) -> str:
     return (AVRO_FOLDER / RECORD_FILES[topic]).read_text(encoding="utf-8")
 
 
+def topic_of(record_name: str) -> str | None:
+    """Return the topic that a record belongs to by its full name, None if to none."""
+    return next((topic for topic, file in RECORD_FILES.items() if f"shop.{Path(file).stem}" == record_name), None)
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedSchema:
     """An Avro record schema that is safe to decode with.

@@ -1,0 +1,197 @@
+"""`shopstream schema`: register schemas, and see what a change would do before it is deployed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cli.context import ExitCode, JsonFlag, emit, invocation
+from config.settings import Settings
+from schemas.errors import SchemasError, UnsafeSchemaError
+
+if TYPE_CHECKING:
+    from schemas.registry import RegistryClient
+
+app = typer.Typer(no_args_is_help=True, help="Event schemas: register, check before deploying, compare.")
+
+_Schema = Annotated[str, typer.Argument(show_default=False, help="A file, or TOPIC@VERSION, or TOPIC@latest.")]
+
+
+@app.command()
+def register(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
+    """Register the schemas of this release and create their topics. Harmless when all is there."""
+    from schemas.registry import RegistryClient, register_own_schemas
+    from schemas.topics import ALL_TOPICS, ensure_topics
+
+    settings = invocation(ctx).settings().require("kafka", "registry")
+    client = RegistryClient(settings.registry)
+    try:
+        ids = register_own_schemas(client, ALL_TOPICS)
+    finally:
+        client.close()
+    topics = ensure_topics(settings)
+    payload = {
+        topic: {
+            "subject": _subject(topic),
+            "schema_id": ids[topic],
+            "topic_id": topics[topic].topic_id,
+            "partitions": topics[topic].partition_count,
+        }
+        for topic in ALL_TOPICS
+    }
+
+    def text(console: Console) -> None:
+        for topic, found in payload.items():
+            line = f"{topic:<22} schema {found['schema_id']:<6} {found['partitions']} partitions"
+            console.print(line, highlight=False)
+
+    emit(payload, as_json=as_json, text=text)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, readable=True, show_default=False)
+    ],
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check schema files against every registered version (BACKWARD_TRANSITIVE). Exit code 3 if one is incompatible.
+
+    The record's name tells the subject: shop.ClickEvent belongs to shop.clicks.v1-value.
+    """
+    settings = invocation(ctx).settings().require("registry")
+    results = _check_all(settings, files)
+    compatible = all(result["compatible"] for result in results)
+    emit(
+        {"compatible": compatible, "files": results},
+        as_json=as_json,
+        text=lambda console: _print_checks(console, results),
+    )
+    if not compatible:
+        raise typer.Exit(ExitCode.DIFFERENCE)
+
+
+@app.command()
+def diff(ctx: typer.Context, old: _Schema, new: _Schema, *, as_json: JsonFlag = False) -> None:
+    """Say in words what changes between two schemas. Exit code 3 if the new one cannot read the old one's events."""
+    from schemas.compatibility import differences, fingerprints, problems_of_reading
+
+    before, after = _file_or_registered(ctx, old), _file_or_registered(ctx, new)
+    changes, problems = differences(before, after), problems_of_reading(after, before)
+    payload = {
+        "changes": changes,
+        "problems": problems,
+        "compatible": not problems,
+        "fingerprints": {"old": fingerprints(before)._asdict(), "new": fingerprints(after)._asdict()},
+    }
+
+    def text(console: Console) -> None:
+        for change in changes or ["nothing that a reader sees changes"]:
+            console.print(f"- {change}", highlight=False, markup=False, soft_wrap=True)
+        for problem in problems:
+            console.print(f"incompatible: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+    emit(payload, as_json=as_json, text=text)
+    if problems:
+        raise typer.Exit(ExitCode.DIFFERENCE)
+
+
+def _file_or_registered(ctx: typer.Context, given: str) -> str:
+    topic, at, version = given.rpartition("@")
+    if at and not Path(given).exists():
+        return _registered(invocation(ctx).settings().require("registry"), topic, version)
+    return _read(Path(given))
+
+
+def _registered(settings: Settings, topic: str, version: str) -> str:
+    from schemas.registry import RegistryClient
+
+    client = RegistryClient(settings.registry)
+    try:
+        known = {str(found.version): found.schema for found in client.versions(_subject(topic))}
+    finally:
+        client.close()
+    wanted = max(known, key=int, default="") if version == "latest" else version
+    if wanted not in known:
+        raise SchemasError(
+            f"{_subject(topic)} has no version {version}.",
+            hint=f"Registered: {', '.join(known) or 'none'}. Give a file, or TOPIC@VERSION, or TOPIC@latest.",
+        )
+    return known[wanted]
+
+
+def _check_all(settings: Settings, files: list[Path]) -> list[dict[str, Any]]:
+    from schemas.registry import RegistryClient
+
+    texts = [(path, text, _topic_for(path, text)) for path, text in ((path, _read(path)) for path in files)]
+    client = RegistryClient(settings.registry)
+    try:
+        return [_check_one(client, path, text, topic) for path, text, topic in texts]
+    finally:
+        client.close()
+
+
+def _check_one(client: "RegistryClient", path: Path, text: str, topic: str) -> dict[str, Any]:
+    from schemas.compatibility import fingerprints, incompatibilities, order_problems
+    from schemas.loading import own_schema
+
+    versions = client.versions(_subject(topic))
+    found = incompatibilities(text, [(known.version, known.schema) for known in versions])
+    marks = fingerprints(text)
+    return {
+        "file": str(path),
+        "subject": _subject(topic),
+        "compatible": not found,
+        "versions_checked": [known.version for known in versions],
+        "registered_as": [known.version for known in versions if fingerprints(known.schema) == marks],
+        "problems": [{"version": each.version, "words": list(each.problems)} for each in found],
+        "deploy_consumers_first": order_problems(text, own_schema(topic)),
+        "fingerprints": marks._asdict(),
+    }
+
+
+def _topic_for(path: Path, text: str) -> str:
+    from schemas.loading import load, topic_of
+
+    try:
+        name = load(text).name
+    except UnsafeSchemaError as error:
+        raise UnsafeSchemaError(f"{path}: {error.message}", hint=error.hint) from error
+    topic = topic_of(name)
+    if topic is None:
+        raise SchemasError(
+            f"{path} is the schema of {name}, which belongs to no topic.",
+            hint="The records are shop.ClickEvent, shop.CartEvent and shop.DeadLetter.",
+        )
+    return topic
+
+
+def _subject(topic: str) -> str:
+    from schemas.encoder import subject_of
+
+    return subject_of(topic)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemasError(f"{path} cannot be read as text ({error}).", hint="Give an .avsc file.") from error
+
+
+def _print_checks(console: Console, results: list[dict[str, Any]]) -> None:
+    for result in results:
+        versions = ", ".join(map(str, result["versions_checked"])) or "none registered yet"
+        style, verdict = ("green", "compatible") if result["compatible"] else ("red", "incompatible")
+        console.print(
+            f"[{style}]{verdict}[/]  {result['file']}  {result['subject']}  versions {versions}", soft_wrap=True
+        )
+        for words in result["deploy_consumers_first"]:
+            line = f"  deploy consumers before producers: {words}"
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        for problem in result["problems"]:
+            for words in problem["words"]:
+                console.print(f"  version {problem['version']}: {words}", highlight=False, markup=False, soft_wrap=True)
