@@ -88,17 +88,18 @@ class EmbeddedStack:
             installed: Installed | None = None
             if any(service.needs_artifacts for service in missing):
                 installed = install(self._cache_dir, tell, interrupts.check)
-            for attempt in range(1, _ATTEMPTS + 1):
-                chosen = self._choose(asked, healthy)
+            endpoints: Endpoints | None = None
+            for attempts_left in reversed(range(_ATTEMPTS)):
                 try:
-                    endpoints = self._start_all(missing, chosen, installed, interrupts, tell)
-                    if then_exit:
-                        interrupts.ignore_from_now()
-                    return endpoints
+                    endpoints = self._start_all(missing, self._choose(asked, healthy), installed, interrupts, tell)
+                    break
                 except PortInUseError:  # another process took a free port in the instant before ours did
-                    if attempt == _ATTEMPTS:
+                    if not attempts_left:
                         raise
-            raise AssertionError("the last attempt returns or raises")
+            assert endpoints is not None
+            if then_exit:
+                interrupts.ignore_from_now()
+            return endpoints
 
     def down(self, progress: Progress | None = None) -> None:
         """Stop every process of this stack; its data stay.

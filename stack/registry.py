@@ -51,6 +51,7 @@ class Registry:
             "QUARKUS_MANAGEMENT_HOST": HOST,
             "QUARKUS_MANAGEMENT_PORT": "0",
             "QUARKUS_OTEL_SDK_DISABLED": "true",
+            "APICURIO_USAGE_TELEMETRY_ENABLED": "false",
             "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false",
             "QUARKUS_LOG_CATEGORY__IO_APICURIO__LEVEL": "WARN",
             "QUARKUS_LOG_CONSOLE_FORMAT": "%d{yyyy-MM-dd HH:mm:ss,SSS} %p [%c] %s%e%n",
