@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from feature_repo.errors import AmbiguousStateError
 from feature_repo.layout import STATE
-from features.catalog import FEATURES, ON_DEMAND_VIEW, STATUS_FIELDS, VIEWS
+from features.catalog import FEATURES, ON_DEMAND_VIEW, STATUS_FIELDS, VIEWS, Feature, StatusField
 from features.errors import StateError
 from features.finalize import finalize
 from features.state import TopicState, decode
@@ -21,7 +21,7 @@ STATE_OK: Final = "ok"
 _FEAST_SAMPLE: Final = b"hello world"
 _TYPED_PLACEHOLDERS: Final = {"int": 0, "float": 0.0, "bool": False, "strings": [""]}
 
-OUTPUTS: Final = (*FEATURES, *STATUS_FIELDS)
+OUTPUTS: Final[tuple[Feature | StatusField, ...]] = (*FEATURES, *STATUS_FIELDS)
 
 
 def session_features(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -62,8 +62,15 @@ def _row(blobs: Sequence[bytes | None], as_of_ms: int | None) -> dict[str, Any]:
         except StateError:
             unreadable.append(view.view)
     if unreadable:
-        return dict.fromkeys(field.name for field in OUTPUTS) | {STATE_STATUS: f"unreadable: {', '.join(unreadable)}"}
-    return {**finalize(states, as_of_ms), STATE_STATUS: STATE_OK}
+        return _unreadable(unreadable)
+    try:
+        return {**finalize(states, as_of_ms), STATE_STATUS: STATE_OK}
+    except StateError:  # a state of another topic
+        return _unreadable([view.view for view in VIEWS.values()])
+
+
+def _unreadable(views: Sequence[str]) -> dict[str, Any]:
+    return {**dict.fromkeys(field.name for field in OUTPUTS), STATE_STATUS: f"unreadable: {', '.join(views)}"}
 
 
 def _named(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:

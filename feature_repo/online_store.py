@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from feature_repo.addresses import process_addresses
 from feature_repo.connections import RedisConnections
@@ -59,14 +59,28 @@ class ShopstreamOnlineStoreConfig(RedisOnlineStoreConfig):
     client: Literal["redis"] = "redis"
     key_ttl_seconds: None = None
     skip_dedup: Literal[False] = False
+    _project: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _fill_from_settings(self) -> "ShopstreamOnlineStoreConfig":
         if not self.redis_url.get_secret_value():
             self.redis_url = SecretStr(process_addresses().redis_url)
+            self._project = process_addresses().project
         if not self.timeout_s:
             self.timeout_s = process_addresses().redis_timeout_s
         return self
+
+    def check_project(self, project: str) -> None:
+        """Refuse to apply to another project than the one that readers and workers of these settings use.
+
+        Raises:
+            OnlineStoreError: the address came from settings that name another project.
+        """
+        if self._project and self._project != project:
+            raise OnlineStoreError(
+                f"feature_store.yaml names the project {project}, but the settings name {self._project}.",
+                hint="Set `project` in feature_store.yaml to it, or unset feast.project.",
+            )
 
 
 class ShopstreamOnlineStore(RedisOnlineStore):
@@ -173,6 +187,7 @@ class ShopstreamOnlineStore(RedisOnlineStore):
     ) -> None:
         """Remove the rows of views that are gone, and with them their fences: lost states must be noticed."""
         connections = self.connections(config.online_store)
+        config.online_store.check_project(config.project)
         with connections.explained():
             super().update(config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial)
             self._drop_fences(config, tables_to_delete)
@@ -215,13 +230,21 @@ class ShopstreamOnlineStore(RedisOnlineStore):
         for topic in topics:
             self.connections(config.online_store).blocking().delete(fence_key(config.project, topic))
 
-    # The two ways in which the stock reads get their client.
+    # What follows is how the stock reads get their client, and where they meet Redis.
 
     def _get_client(self, online_store_config: ShopstreamOnlineStoreConfig) -> Any:
         return self.connections(online_store_config).blocking()
 
     async def _get_client_async(self, online_store_config: ShopstreamOnlineStoreConfig) -> Any:
         return self.connections(online_store_config).asynchronous()
+
+    def _read_hash_fields(self, config: Any, commands: Any) -> Any:
+        with self.connections(config.online_store).explained():
+            return super()._read_hash_fields(config, commands)
+
+    async def _read_features_per_fv_async(self, config: Any, *arguments: Any, **named: Any) -> None:
+        with self.connections(config.online_store).explained():
+            await super()._read_features_per_fv_async(config, *arguments, **named)
 
 
 @dataclass(frozen=True, slots=True)

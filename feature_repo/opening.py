@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,9 @@ def _apply_once(store: "FeatureStore") -> None:
     online_store = store.provider.online_store
     connections = online_store.connections(store.config.online_store)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            # on-demand views: theirs is only the offline use at scale
+            warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
             apply_total_with_repo_instance(
                 store, store.project, store.registry, _repo_contents(store.project), skip_source_validation=False
             )

@@ -1,0 +1,27 @@
+"""Errors of serving.
+
+ServingError
+└── UnreadableStateError   what is stored for a user is not a state; its features would be wrong, not zero
+"""
+
+from config.errors import ShopstreamError
+
+
+class ServingError(ShopstreamError):
+    """Features could not be served."""
+
+
+class UnreadableStateError(ServingError):
+    """What is stored for some users is not a state.
+
+    Args:
+        views_by_user: what `state_status` says of each.
+    """
+
+    def __init__(self, views_by_user: dict[str, str]) -> None:
+        self.views_by_user = views_by_user
+        named = "; ".join(f"{user} ({status})" for user, status in list(views_by_user.items())[:5])
+        super().__init__(
+            f"The online store holds bytes that are not a state: {named}.",
+            hint="Replay these users to write their states again.",
+        )

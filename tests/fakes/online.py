@@ -1,0 +1,97 @@
+"""The online store and its fences in memory, for tests of those who use them.
+
+`tests/contract/` runs the same suite on these and on Redis through Feast.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from feature_repo.errors import OnlineStoreError, StateBytesError
+from feature_repo.fence import Fence, PartitionStatus
+from feature_repo.outcomes import report_outcomes
+from feature_repo.states import StoredState
+from features.catalog import VIEWS
+from features.state import TRAILER_BYTES, read_trailer
+from features.versioning import VersionConflictError, WriteOutcome, decide
+
+
+class InMemoryStates:
+    """States by topic and user: what `StateStore.load` and a push through Feast do together."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], StoredState] = {}
+
+    async def load(self, topic: str, user_ids: Sequence[str]) -> dict[str, StoredState]:
+        """Return what is stored; users without a state are absent."""
+        found = {user: self.rows[topic, user] for user in user_ids if (topic, user) in self.rows}
+        unreadable = tuple(user for user, row in found.items() if len(row.state) < TRAILER_BYTES)
+        if unreadable:
+            raise StateBytesError(VIEWS[topic].view, unreadable, where="stored")
+        return found
+
+    async def push(self, topic: str, rows: Sequence[tuple[str, bytes]], servable_ms: int) -> None:
+        """Write each state if it was built from the one that is stored."""
+        view = VIEWS[topic].view
+        short = tuple(user for user, state in rows if len(state) < TRAILER_BYTES)
+        if short:
+            raise StateBytesError(view, short, where="pushed")
+        told = [(user, self._write(topic, user, state, servable_ms)) for user, state in rows]
+        report_outcomes({user: outcome for user, outcome in told if outcome is not None})
+        unreadable = tuple(user for user, outcome in told if outcome is None)
+        if unreadable:
+            raise StateBytesError(view, unreadable, where="stored")
+        conflicts = tuple(dict.fromkeys(user for user, outcome in told if outcome is WriteOutcome.CONFLICT))
+        if conflicts:
+            raise VersionConflictError(conflicts)
+
+    def put(self, topic: str, user_id: str, stored: bytes) -> None:
+        """Store bytes as they are, past all checks."""
+        self.rows[topic, user_id] = StoredState(stored, 0)
+
+    def _write(self, topic: str, user: str, state: bytes, servable_ms: int) -> WriteOutcome | None:
+        stored = self.rows.get((topic, user))
+        if stored is not None and len(stored.state) < TRAILER_BYTES:
+            return None
+        outcome = decide(None if stored is None else read_trailer(stored.state), read_trailer(state))
+        if outcome is WriteOutcome.WRITTEN:
+            self.rows[topic, user] = StoredState(state, servable_ms)
+        return outcome
+
+
+class InMemoryFences:
+    """Fences by topic and partition."""
+
+    def __init__(self) -> None:
+        self._fences: dict[str, dict[int, Fence]] = {}
+
+    async def read(self, topic: str) -> dict[int, Fence]:
+        """Return the fences of a topic by partition."""
+        return dict(self.read_blocking(topic))
+
+    def read_blocking(self, topic: str) -> Mapping[int, Fence]:
+        """Do what `read` does, for code without a loop."""
+        return self._fences.get(topic, {})
+
+    async def advance(self, topic: str, partition: int, fence: Fence) -> None:
+        """Move a fence forward within its epoch, or put one in place."""
+        held = self._fences.setdefault(topic, {}).get(partition)
+        if held is None or held.epoch != fence.epoch:
+            self._fences[topic][partition] = fence
+        elif fence.next_offset > held.next_offset:
+            self._fences[topic][partition] = replace(held, next_offset=fence.next_offset)
+
+    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
+        """Change the status of a fence."""
+        held = self._fences.get(topic, {}).get(partition)
+        if held is None:
+            raise OnlineStoreError(f"Partition {partition} of {topic} has no fence whose status could be set.")
+        if held.status is not status:
+            self._fences[topic][partition] = replace(held, status=status, since_ms=since_ms)
+
+    async def replace(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence in place of whatever is there."""
+        self._fences.setdefault(topic, {})[partition] = fence
+
+    def lose(self) -> None:
+        """Forget all, as an emptied Redis does."""
+        self._fences.clear()
