@@ -3,7 +3,7 @@
 delta-rs keeps the transaction versions of a commit but does not compare them, so the comparison is made here:
 
 1. read, from the snapshot of the handle, the last offset that the table holds for each application id;
-2. drop the rows at or below it;
+2. drop the rows at or below it; where the table fills gaps, those of them that it really holds;
 3. commit the rest with the new last offsets *on that same handle*.
 
 A commit by somebody else for one of these ids since the snapshot makes delta-rs refuse ours; then a new handle is
@@ -71,7 +71,10 @@ class DeltaAppender:
     def append(self, parts: Sequence[TablePart]) -> TableCounts:
         """Append the rows that the table does not hold yet, all in one commit; no commit when there are none.
 
-        Parts of one application id are taken in their order. Blocking; repeating it is harmless.
+        Blocking; repeating it is harmless.
+
+        Args:
+            parts: at most one of each application id.
 
         Returns:
             What was written, and what was there already. Rows of a commit that succeeded though it was reported as
@@ -83,6 +86,8 @@ class DeltaAppender:
         parts = [part for part in parts if part.rows.num_rows]
         if not parts:
             return TableCounts()
+        if len({part.app_id for part in parts}) < len(parts):
+            raise ValueError("one partition comes twice in one append")
         retrying = Retrying(
             retry=retry_if_exception_type(DeltaError),
             wait=wait_random_exponential(multiplier=0.02, max=1.0),
@@ -114,26 +119,40 @@ class DeltaAppender:
         return TableCounts(written=rows.num_rows, dropped=row_count - rows.num_rows)
 
     def _missing(self, parts: Sequence[TablePart], handle: DeltaTable) -> tuple[list[Any], list[Transaction]]:
-        held: dict[str, int | None] = {}
-        changed: dict[str, int] = {}
-        batches = []
+        batches, transactions = [], []
         for part in parts:
-            if part.app_id not in held:
-                held[part.app_id] = handle.transaction_version(part.app_id)
-            rows = self._above(part.rows, held[part.app_id])
+            rows, last_offset = part.rows, part.last_offset
+            held = handle.transaction_version(part.app_id)
+            if held is not None:
+                rows, last_offset = self._not_held(rows, held, handle), max(held, last_offset)
             if rows.num_rows:
                 batches.append(rows)
-                held[part.app_id] = changed[part.app_id] = part.last_offset
-        return batches, [Transaction(app_id, version) for app_id, version in changed.items()]
+                transactions.append(Transaction(part.app_id, last_offset))
+        return batches, transactions
 
-    def _above(self, rows: Any, last_offset: int | None) -> Any:
-        if last_offset is None:
-            return rows
-        first_missing = last_offset + 1 + self._table.position_base
+    def _not_held(self, rows: Any, held: int, handle: DeltaTable) -> Any:
+        first_above = held + 1 + self._table.position_base
         positions = rows.column(self._table.position)
-        if pc.min(positions).as_py() >= first_missing:
+        if pc.min(positions).as_py() >= first_above:
             return rows
-        return rows.filter(pc.greater_equal(positions, first_missing))
+        is_missing = pc.greater_equal(positions, first_above)
+        if self._table.fills_gaps:
+            below = rows.filter(pc.invert(is_missing))
+            is_missing = pc.or_(is_missing, pc.invert(pc.is_in(positions, self._held_positions(handle, below))))
+        return rows.filter(is_missing)
+
+    def _held_positions(self, handle: DeltaTable, rows: Any) -> Any:
+        """Return which positions between the first and the last of these rows the table holds in its snapshot."""
+        name = self._table.position
+        first, last = pc.min_max(rows.column(name)).as_py().values()
+        topic_id, _, _ = rows.column("log_epoch")[0].as_py().rpartition(":")
+        between = (pc.field(name) >= first) & (pc.field(name) <= last)
+        same_log = pc.starts_with(pc.field("log_epoch"), f"{topic_id}:")  # a topic may have got more partitions
+        same_partition = (pc.field("topic") == rows.column("topic")[0]) & (
+            pc.field("partition") == rows.column("partition")[0]
+        )
+        found = handle.to_pyarrow_dataset().to_table(columns=[name], filter=between & same_partition & same_log)
+        return found.column(name)
 
     def _current_handle(self) -> DeltaTable:
         if self._handle is None or self._handle_commits >= HANDLE_COMMITS_MAX:
@@ -182,7 +201,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the system or the Delta library raises about the table at `path` into LakeUnavailableError."""
     try:
         yield
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, pa.ArrowException) as error:
         raise LakeUnavailableError(path, " ".join(str(error).split()), hint=_HINT) from error
 
 

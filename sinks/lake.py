@@ -40,7 +40,8 @@ class LakeSink:
     def write(self, flushes: Sequence[PartitionFlush]) -> FlushReport:
         """Append what the tables do not hold yet; one commit per table. Blocking; repeating it is harmless.
 
-        Flushes of one partition are taken in their order.
+        Args:
+            flushes: at most one of each partition.
 
         Raises:
             LakeUnavailableError: a table cannot be written; those before it hold their rows, and the same flushes may

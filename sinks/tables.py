@@ -49,6 +49,9 @@ class LakeTable:
         partitioned_by: the date column whose values are folders.
         position: column that tells a row's place in the log of its partition.
         position_base: what to subtract from it to get the record's offset.
+        fills_gaps: whether a row that lies at or below the table's last offset is written when the table lacks it. A
+            record that is delivered again may be judged anew (its schema was registered meanwhile): it then belongs to
+            another table than the first time, and must not be lost between the two.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LakeTable:
     partitioned_by: str
     position: str
     position_base: int = 0
+    fills_gaps: bool = False
 
     @property
     def skipping_columns(self) -> tuple[str, ...]:
@@ -109,6 +113,7 @@ RAW_EVENTS: Final = LakeTable(
     ),
     partitioned_by="append_date",
     position="offset",
+    fills_gaps=True,
 )
 
 FEATURE_LOG: Final = LakeTable(
@@ -150,6 +155,7 @@ DEAD_LETTERS: Final = LakeTable(
     ),
     partitioned_by="append_date",
     position="offset",
+    fills_gaps=True,
 )
 
 OPEN_FATE: Final = "open"
@@ -187,9 +193,9 @@ def reference_page() -> str:
         "",
         "An append carries, per partition of a topic, the application id `<topic id>-<partition>-<table>` and the last",
         "offset that the table holds of it. Rows at or below it are dropped before the append, so a record that Kafka",
-        "delivers twice is in the table once. *Skipping* marks the columns whose smallest and greatest values per file are",
-        "in the table's log: filter by them, and most files are not opened. Rows of one partition are in log order within",
-        "a file; sort by `topic`, `partition`, `offset` to read in log order.",
+        "delivers twice is in the table once. *Skipping* marks the columns whose smallest and greatest values per file",
+        "are in the table's log: filter by them, and most files are not opened. Rows of one partition are in log order",
+        "within a file; sort by `topic`, `partition`, `offset` to read in log order.",
     ]
     for table in LAKE_TABLES.values():
         lines += ["", f"## `{table.name}`", "", table.description, ""]
