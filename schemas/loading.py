@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException, UnknownType
@@ -72,6 +72,10 @@ class LoadedSchema:
         """Names of the top-level fields, in wire order."""
         return tuple(part["name"] for part in self.wire["fields"])
 
+    def text(self) -> str:
+        """Return the wire form as JSON."""
+        return json.dumps(_bare(self.wire))
+
     def reading(self) -> dict[str, Any]:
         """Return it as a reader's schema for fastavro: the wire form with the defaults."""
         fields = [
@@ -87,7 +91,7 @@ def load(text: str) -> LoadedSchema:
 
     Raises:
         UnsafeSchemaError: not Avro, not a record, too large or nested too deeply, recursive, or with arrays or maps
-            whose items may take no byte.
+            whose items hold parts that take no byte.
     """
     if len(text) > SCHEMA_CHARS_MAX:
         raise UnsafeSchemaError(f"The schema has {len(text)} characters; at most {SCHEMA_CHARS_MAX} are read.")
@@ -169,6 +173,19 @@ def _bare(schema: Any) -> Any:
     return _bare(kind)
 
 
+class _Size(NamedTuple):
+    """What values of a type cost.
+
+    Attributes:
+        nodes: types in it, written out in full.
+        free_parts: parts that take no byte (null, an empty record, fixed of 0); a null in a union does not count, since
+            its branch takes one.
+    """
+
+    nodes: int
+    free_parts: int
+
+
 @dataclass(slots=True)
 class _Measure:
     """One walk over a schema that sums what a value of it can cost.
@@ -177,50 +194,54 @@ class _Measure:
     before is summed, not walked.
     """
 
-    named: dict[str, tuple[int, int]] = field(default_factory=dict)
+    named: dict[str, _Size] = field(default_factory=dict)
     open_names: set[str] = field(default_factory=set)
 
-    def of(self, schema: Any) -> tuple[int, int]:
-        """Return the least bytes that a value takes, and the number of types in the schema written out in full."""
-        least, nodes = self._of(schema)
-        if nodes > NODES_MAX:
-            raise UnsafeSchemaError(f"The schema has more than {NODES_MAX} types when written out in full.")
-        return least, nodes
+    def of(self, schema: Any) -> _Size:
+        """Return the size of a type.
 
-    def _of(self, schema: Any) -> tuple[int, int]:
+        Raises:
+            UnsafeSchemaError: a few bytes could cost unbounded time or memory.
+        """
+        size = self._of(schema)
+        if size.nodes > NODES_MAX:
+            raise UnsafeSchemaError(f"The schema has more than {NODES_MAX} types when written out in full.")
+        return size
+
+    def _of(self, schema: Any) -> _Size:
         if isinstance(schema, list):
-            branches = [self.of(branch) for branch in schema]
-            return 1, 1 + sum(nodes for _, nodes in branches)
+            branches = [self.of(branch) for branch in schema if branch != "null"]
+            return _Size(1 + sum(size.nodes for size in branches), sum(size.free_parts for size in branches))
         if isinstance(schema, str):
             return self._of_name(schema)
         kind = schema["type"]
         if kind in ("array", "map"):
-            least, nodes = self.of(schema["items"] if kind == "array" else schema["values"])
-            if least == 0:
-                raise UnsafeSchemaError(
-                    f"The schema has {'an array' if kind == 'array' else 'a map'} of items that take no byte."
-                )
-            return 1, 1 + nodes
+            size = self.of(schema["items"] if kind == "array" else schema["values"])
+            if size.free_parts:
+                what = "an array" if kind == "array" else "a map"
+                raise UnsafeSchemaError(f"The schema has {what} whose items hold a part that takes no byte.")
+            return _Size(1 + size.nodes, 0)
         return self._of_named(kind, schema)
 
-    def _of_name(self, name: str) -> tuple[int, int]:
+    def _of_name(self, name: str) -> _Size:
         if name in _PRIMITIVES:
-            return {"null": 0, "float": 4, "double": 8}.get(name, 1), 1
+            return _Size(1, int(name == "null"))
         if name in self.open_names:
             raise UnsafeSchemaError(f"The schema is recursive: {name} holds itself.")
         return self.named[name]
 
-    def _of_named(self, kind: str, schema: Mapping[str, Any]) -> tuple[int, int]:
+    def _of_named(self, kind: str, schema: Mapping[str, Any]) -> _Size:
         name = schema["name"]
-        if kind == "enum":
-            self.named[name] = 1, 1
-        elif kind == "fixed":
+        size = _Size(1, 0)
+        if kind == "fixed":
             if not isinstance(schema["size"], int) or schema["size"] < 0:
                 raise UnsafeSchemaError(f"The schema has a fixed type {name} without a size.")
-            self.named[name] = schema["size"], 1
-        else:
+            size = _Size(1, int(schema["size"] == 0))
+        elif kind == "record":
             self.open_names.add(name)
             parts = [self.of(part["type"]) for part in schema["fields"]]
             self.open_names.discard(name)
-            self.named[name] = sum(least for least, _ in parts), 1 + sum(nodes for _, nodes in parts)
-        return self.named[name]
+            free_parts = sum(part.free_parts for part in parts) if parts else 1
+            size = _Size(1 + sum(part.nodes for part in parts), free_parts)
+        self.named[name] = size
+        return size
