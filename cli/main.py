@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
+from cli import config, demo, doctor, produce, schema, stack, status, worker
 from cli.context import ExitCode, Invocation
 from config.errors import SettingsError, ShopstreamError
 
@@ -35,7 +35,7 @@ def main(
     for pair in assign or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--set")
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--set")
         *sections, name = key.split(".")
         target = overrides
         for section in sections:
@@ -46,22 +46,25 @@ def main(
     ctx.obj = Invocation(debug=debug, overrides=overrides)
 
 
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(stack.app, name="stack")
+app.command()(produce.produce)
+app.command()(worker.worker)
+app.command()(status.status)
+app.add_typer(schema.app, name="schema")
+app.add_typer(config.app, name="config")
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its documented code; a traceback is shown only with `--debug`."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=arguments, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else ExitCode.DONE)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(ExitCode.WRONG_USE)
-    except click.Abort:
-        click.echo("Stopped.", err=True)
-        sys.exit(ExitCode.FAILED)
+        app(args=arguments)
     except ShopstreamError as error:
         if debug:
             raise
-        click.echo(f"shopstream: {error}", err=True)
+        typer.echo(f"shopstream: {error}", err=True)
         sys.exit(ExitCode.WRONG_USE if isinstance(error, SettingsError) else ExitCode.FAILED)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -61,9 +60,9 @@ def produce(
     Ctrl-C ends the run early: what was sent is flushed and reported.
     """
     if speed is not None and rees46 is None:
-        raise click.BadParameter("it goes with --rees46; simulated traffic has a --rate", param_hint="--speed")
+        raise typer.BadParameter("it goes with --rees46; simulated traffic has a --rate", param_hint="--speed")
     if not re.fullmatch(r"[A-Z]{3}", currency):
-        raise click.BadParameter(f"{currency!r} is not three capital letters, such as EUR", param_hint="--currency")
+        raise typer.BadParameter(f"{currency!r} is not three capital letters, such as EUR", param_hint="--currency")
     settings = invocation(ctx).settings().require("kafka", "registry")
     start_ms = _start_ms(start, since)
     log = SentLog(keep=False)
@@ -105,7 +104,7 @@ def _config(
             currency=currency,
         )
     except ValueError as error:
-        raise click.UsageError(f"These options do not go together: {error}.") from error
+        raise typer.BadParameter(f"These options do not go together: {error}.") from error
 
 
 def _now_ms() -> int:
@@ -114,11 +113,11 @@ def _now_ms() -> int:
 
 def _start_ms(start: str | None, since: str | None) -> int | None:
     if start is not None and since is not None:
-        raise click.UsageError("--start and --since say the same thing; give one of them.")
+        raise typer.BadParameter("--start and --since say the same thing; give one of them.")
     if since is not None:
         match = _DURATION.fullmatch(since)
         if match is None:
-            raise click.BadParameter(f"{since!r} is no duration such as 90s, 30m, 2h or 3d", param_hint="--since")
+            raise typer.BadParameter(f"{since!r} is no duration such as 90s, 30m, 2h or 3d", param_hint="--since")
         return _usable(_now_ms() - round(float(match[1]) * _UNIT_MS[match[2]]), "--since")
     if start is None:
         return None
@@ -128,14 +127,14 @@ def _start_ms(start: str | None, since: str | None) -> int | None:
         moment = datetime.fromisoformat(start)
     except ValueError as error:
         hint = "ISO 8601, such as 2026-01-31T12:00:00Z, nor milliseconds"
-        raise click.BadParameter(f"{start!r} is neither {hint}", param_hint="--start") from error
+        raise typer.BadParameter(f"{start!r} is neither {hint}", param_hint="--start") from error
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return _usable(round(moment.timestamp() * 1_000), "--start")
 
 
 def _usable(start_ms: int, option: str) -> int:
     if not EVENT_TIME_MS_MIN <= start_ms <= _now_ms():
-        raise click.BadParameter(f"it must lie between the year 2000 and now, not at {start_ms} ms", param_hint=option)
+        raise typer.BadParameter(f"it must lie between the year 2000 and now, not at {start_ms} ms", param_hint=option)
     return start_ms
 
 
@@ -208,10 +207,10 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
     ended = ", interrupted" if payload["interrupted"] else ""
     marks = [mark.value for mark in Mark if payload.get(mark.value)]
     kinds = [f"{kind} {count:,}" for kind, count in payload["kinds"].items()]
+    speed = f"{payload['rate_achieved']:,.0f} per second{asked}{ended}"
+    answers = ", ".join(f"{name} {payload[name]:,}" for name in ("acknowledged", "failed", "unanswered"))
     lines = [
-        f"Sent {payload['sent']:,} events in {payload['seconds']:,.1f} s, {payload['rate_achieved']:,.0f} per second"
-        f"{asked}{ended}.",
-        f"Acknowledged {payload['acknowledged']:,}, failed {payload['failed']:,}, unanswered {payload['unanswered']:,}.",
+        f"Sent {payload['sent']:,} events in {payload['seconds']:,.1f} s, {speed}; {answers}.",
         "  " + ", ".join([*kinds, *(f"{mark} {payload[mark]:,}" for mark in marks)]),
         *(f"  broken: {defect} {count:,}" for defect, count in payload["defects"].items()),
         *_row_lines(payload.get("rows")),

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -109,7 +108,14 @@ def reset(
     stack = _stack(ctx)
     if not yes:
         if as_json:
-            raise click.UsageError("reset asks before it deletes; with --json, say --yes.")
-        typer.confirm(f"Delete all topics, schemas and online states under {stack.folder}?", abort=True, err=True)
+            raise typer.BadParameter("reset asks before it deletes; with --json, say --yes.")
+        question = f"Delete all topics, schemas and online states under {stack.folder}?"
+        try:
+            agreed = typer.confirm(question, err=True)
+        except typer.Abort:  # no answer: the end of the input, or Ctrl-C
+            agreed = False
+        if not agreed:
+            progress_console().print("\nNothing is deleted.")
+            raise typer.Exit(ExitCode.FAILED)
     stack.reset(_tell)
     emit({"reset": True}, as_json=as_json, text=lambda console: console.print("Stopped and deleted."))

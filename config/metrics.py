@@ -44,6 +44,12 @@ WORKER_METRICS: Final = (
         ("topic", "outcome"),
     ),
     MetricSpec("shopstream_dead_letters", MetricKind.COUNTER, "Dead letters, by reason", ("topic", "reason")),
+    MetricSpec(
+        "shopstream_dedupe_forgotten",
+        MetricKind.COUNTER,
+        "Event ids that a state had to forget within the allowed lateness: their duplicates would count",
+        ("topic",),
+    ),
     MetricSpec("shopstream_batches", MetricKind.COUNTER, "Batches processed", ("topic",)),
     MetricSpec(
         "shopstream_batch_seconds",

@@ -19,12 +19,14 @@ class UserFold:
         stored: what the online store holds, None when it holds nothing.
         state: the folded state.
         outcomes: one per event of `log`.
+        forgotten_count: event ids that left the duplicate memory too early (more than 1,024 within the lateness).
     """
 
     log: list[tuple[int, Event]]
     stored: StoredState | None = None
     state: bytes = b""
     outcomes: Sequence[Outcome] = ()
+    forgotten_count: int = 0
 
     @property
     def is_changed(self) -> bool:
@@ -51,7 +53,8 @@ def fold_all(folds: Mapping[str, UserFold], *, partial: bool) -> None:
         partial: mark states that are born here as incomplete (the partition is being rebuilt).
     """
     for item in folds.values():
-        item.state, item.outcomes = fold(item.stored.state if item.stored else None, item.log, partial=partial)
+        folded = fold(item.stored.state if item.stored else None, item.log, partial=partial)
+        item.state, item.outcomes, item.forgotten_count = folded
 
 
 def feature_log_rows(folds: Mapping[str, UserFold], servable_ms: int) -> list[FeatureLogRow]:

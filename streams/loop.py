@@ -270,6 +270,7 @@ class BatchLoop:
             self._metrics.records.labels(topic, outcome.value).inc(count)
         for letter in letters:
             self._metrics.dead_letter(letter)
+        self._metrics.forgotten.labels(topic).inc(sum(item.forgotten_count for item in folds.values()))
         self._metrics.batches.labels(topic).inc()
         self._metrics.freshness.labels(topic).observe(max(0, servable_ms - batch.records[0].append_time_ms) / 1000)
         self._metrics.lag.labels(topic, partition).set(progress.lag_records)

@@ -34,6 +34,7 @@ class WorkerMetrics:
         created = {spec.name: create(spec, registry) for spec in WORKER_METRICS}
         self.records = _pick(created, "shopstream_records", Counter)
         self.dead_letters = _pick(created, "shopstream_dead_letters", Counter)
+        self.forgotten = _pick(created, "shopstream_dedupe_forgotten", Counter)
         self.batches = _pick(created, "shopstream_batches", Counter)
         self.batch_seconds = _pick(created, "shopstream_batch_seconds", Histogram)
         self.freshness = _pick(created, "shopstream_freshness_seconds", Histogram)

@@ -36,7 +36,7 @@ class PartitionOwner:
         self._settings = settings
         self._offsets = offsets
         self._fences = fences
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
         self._planned: dict[TopicPartition, PartitionProgress] = {}
         self._last_flush_s = clock.monotonic_s()
@@ -50,7 +50,7 @@ class PartitionOwner:
         """Return the first offset of each partition; raises LogEpochError when a log is not the one we know."""
         self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock)
         for tp, count in expired.items():
-            self._metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
+            self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
         for tp, progress in self._planned.items():
             # readers learn the partition's status, and how many partitions there are, before its first batch
             fence = Fence(progress.log.epoch, progress.next_offset, progress.status, progress.since_ms)
@@ -112,8 +112,8 @@ class PartitionOwner:
         for tp, progress in self.loop.partitions.items():
             labels = (tp.topic, str(tp.partition))
             waiting_s = 0.0 if progress.waiting_since_s is None else now_s - progress.waiting_since_s
-            self._metrics.commit_age.labels(*labels).set(waiting_s)
-            self._metrics.lag.labels(*labels).set(progress.lag_records)
+            self.metrics.commit_age.labels(*labels).set(waiting_s)
+            self.metrics.lag.labels(*labels).set(progress.lag_records)
             lag += progress.lag_records
             done += progress.next_offset
         if self._commit_started_s is not None and now_s - self._commit_started_s > self._settings.commit_timeout_s:

@@ -1,5 +1,8 @@
 """The composition root of the worker process: settings in, a running worker out."""
 
+from collections import Counter
+from dataclasses import dataclass
+
 import faust
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -8,7 +11,8 @@ from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.states import StateStore
 from schemas.codec import Codec
-from schemas.registry import RegistryClient
+from schemas.event import DEAD_LETTERS_TOPIC
+from schemas.registry import RegistryClient, register_own_schemas
 from schemas.topics import describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
 from sinks.lake import LakeSink
@@ -41,6 +45,7 @@ def build_app(settings: Settings) -> FeatureApp:
     store = open_feature_store(settings)
     fences = FenceStore.from_settings(settings)
     schema_registry = RegistryClient(settings.registry)
+    register_own_schemas(schema_registry, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
     codec = Codec(
         schema_registry,
         limits=settings.events,
@@ -68,14 +73,45 @@ def build_app(settings: Settings) -> FeatureApp:
     return app
 
 
-def run_worker(settings: Settings, *, loglevel: str = "info") -> int:
-    """Run a worker until SIGTERM, SIGINT or a failure; return the exit code of the process."""
+@dataclass(frozen=True)
+class WorkerResult:
+    """How a worker ended.
+
+    Attributes:
+        exit_code: 0 after an orderly stop, else 1.
+        records: what it read, by outcome.
+        reason: why it stopped by itself; empty after a signal.
+    """
+
+    exit_code: int
+    records: dict[str, int]
+    reason: str
+
+    def sentence(self) -> str:
+        """Say it in one line."""
+        counts = ", ".join(f"{outcome} {count:,}" for outcome, count in self.records.items()) or "no record"
+        return f"Stopped: {self.reason or 'as asked'}. Read: {counts}."
+
+
+def run_worker(settings: Settings, *, loglevel: str = "info") -> WorkerResult:
+    """Run a worker until SIGTERM, SIGINT or a failure.
+
+    Raises:
+        ShopstreamError: it could not be started.
+    """
     app = build_app(settings)
     worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
     try:
         worker.execute_from_commandline()
     except SystemExit as request:
         code = request.code
-    if app.ownership.failure is not None:
-        return 1
-    return code if isinstance(code, int) else 0
+    failure = app.ownership.failure
+    records: Counter[str] = Counter()
+    for family in app.ownership.metrics.records.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                records[sample.labels["outcome"]] += int(sample.value)
+    failed = failure is not None or code not in (0, None)
+    return WorkerResult(
+        int(failed), dict(records), str(failure) if failure else "it crashed, see above" if failed else ""
+    )

@@ -1,0 +1,67 @@
+"""`shopstream status`: what was produced, read, committed and stored, and how fresh it is."""
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.context import JsonFlag, emit, invocation
+
+
+def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
+    """Show each partition's position, the rows of the lake, and freshness."""
+    settings = invocation(ctx).settings().require("kafka")
+    from sinks.lake_reads import table_counts
+    from streams.observing import partition_lags, read_workers
+
+    lags = partition_lags(settings)
+    workers = read_workers(settings)
+    payload: dict[str, Any] = {
+        "group": settings.worker.group_id,
+        "workers": workers.worker_count,
+        "partitions": [
+            {
+                "topic": lag.tp.topic,
+                "partition": lag.tp.partition,
+                "produced": lag.produced,
+                "read": workers.read.get(lag.tp),
+                "committed": lag.committed,
+                "lag": lag.lag_records,
+            }
+            for lag in lags
+        ],
+        "lag": sum(lag.lag_records for lag in lags),
+        "records": dict(workers.outcomes),
+        "dead_letters": dict(workers.dead_letters),
+        "lake_rows": table_counts(settings.lake_path),
+        "freshness_ms": {
+            "p50": workers.freshness_quantile_ms(0.5),
+            "p99": workers.freshness_quantile_ms(0.99),
+        },
+        "rebuilding_partitions": workers.rebuilding,
+        "conflicts": workers.conflicts,
+        "rss_mb": round(workers.rss_bytes / 1e6, 1),
+    }
+    emit(payload, as_json=json, text=lambda console: _print(console, payload))
+
+
+def _print(console: Console, payload: dict[str, Any]) -> None:
+    table = Table("topic", "partition", "produced", "read", "committed", "lag")
+    for row in payload["partitions"]:
+        shown = ("-" if value is None else f"{value:,}" for value in list(row.values())[1:])
+        table.add_row(row["topic"], *shown)
+    console.print(table)
+    console.print(
+        f"{payload['workers']} worker(s) of group {payload['group']}, lag {payload['lag']:,}", highlight=False
+    )
+    if payload["records"]:
+        console.print("records: " + ", ".join(f"{name} {count:,}" for name, count in payload["records"].items()))
+    console.print("lake: " + ", ".join(f"{name} {count:,} rows" for name, count in payload["lake_rows"].items()))
+    if payload["freshness_ms"]["p50"] is not None:
+        p50, p99 = payload["freshness_ms"].values()
+        console.print(
+            f"features are readable within {p50:,.0f} ms (p50) and {p99:,.0f} ms (p99) of the broker's append"
+        )
+    if payload["rebuilding_partitions"]:
+        console.print(f"[yellow]{payload['rebuilding_partitions']} partitions are REBUILDING: replay them[/yellow]")

@@ -1,0 +1,30 @@
+"""`shopstream worker`: the Faust worker."""
+
+from typing import Annotated
+
+import typer
+
+from cli.context import JsonFlag, emit, invocation
+
+
+def worker(
+    ctx: typer.Context,
+    loglevel: Annotated[str, typer.Option("--loglevel", "-l", help="debug, info, warning or error.")] = "info",
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """Keep features fresh and raw events stored, until SIGTERM or Ctrl-C.
+
+    Start several to share the partitions. Logs go to stderr. It exits with 1 when it cannot go on: nothing that was
+    not stored is committed, so the next start reads it again and counts nothing twice.
+    """
+    settings = invocation(ctx).settings()
+    from streams.worker import run_worker
+
+    result = run_worker(settings, loglevel=loglevel)
+    emit(
+        {"exit_code": result.exit_code, "records": result.records},
+        as_json=json,
+        text=lambda console: console.print(result.sentence(), highlight=False),
+    )
+    raise typer.Exit(result.exit_code)

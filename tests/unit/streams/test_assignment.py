@@ -1,0 +1,70 @@
+"""Where a worker starts."""
+
+import asyncio
+
+import pytest
+
+from feature_repo.fence import Fence, PartitionStatus
+from schemas.event import CLICKS_TOPIC
+from streams.assignment import plan_start
+from streams.errors import LogEpochError
+from streams.ports import Positions, TopicLog, TopicPartition
+from streams.progress import PartitionProgress
+from tests.fakes.online import InMemoryFences
+from tests.fakes.streams import FixedOffsets, ManualClock
+
+TP = TopicPartition(CLICKS_TOPIC, 1)
+LOG = TopicLog("id", 4)
+
+
+def start(positions: Positions, fence: Fence | None) -> tuple[PartitionProgress, int]:
+    async def plan() -> tuple[PartitionProgress, int]:
+        fences = InMemoryFences()
+        if fence is not None:
+            await fences.advance(CLICKS_TOPIC, 1, fence)
+        starts, expired = await plan_start([TP], FixedOffsets(LOG, {TP: positions}), fences, ManualClock())
+        return starts[TP], expired.get(TP, 0)
+
+    return asyncio.run(plan())
+
+
+def fence_at(offset: int, epoch: str = "id:4", status: PartitionStatus = PartitionStatus.LIVE) -> Fence:
+    return Fence(epoch, offset, status, 7)
+
+
+def test_a_new_group_starts_at_the_beginning() -> None:
+    progress, expired = start(Positions(None, 3, 9), None)
+    assert (progress.next_offset, progress.status, expired) == (3, PartitionStatus.LIVE, 0)
+
+
+def test_a_group_that_never_committed_starts_at_the_beginning_whatever_the_fence_says() -> None:
+    progress, _ = start(Positions(None, 0, 9), fence_at(5))
+    assert progress.next_offset == 0
+
+
+@pytest.mark.parametrize(("committed", "fence", "expected"), [(5, 8, 5), (8, 5, 5), (8, 8, 8)])
+def test_it_starts_at_the_smaller_of_commit_and_fence(committed: int, fence: int, expected: int) -> None:
+    progress, _ = start(Positions(committed, 0, 9), fence_at(fence))
+    assert progress.next_offset == expected
+    assert progress.committed_offset == committed
+
+
+def test_a_lost_fence_means_rebuilding() -> None:
+    progress, _ = start(Positions(5, 0, 9), None)
+    assert (progress.next_offset, progress.status) == (5, PartitionStatus.REBUILDING)
+
+
+def test_rebuilding_lasts_over_restarts() -> None:
+    progress, _ = start(Positions(5, 0, 9), fence_at(5, status=PartitionStatus.REBUILDING))
+    assert (progress.status, progress.since_ms) == (PartitionStatus.REBUILDING, 7)
+
+
+def test_records_that_retention_removed_are_counted_not_skipped_in_silence() -> None:
+    progress, expired = start(Positions(5, 7, 9), fence_at(5))
+    assert (progress.next_offset, expired) == (7, 2)
+
+
+@pytest.mark.parametrize("epoch", ["other:4", "id:3"])
+def test_another_log_of_the_same_name_is_refused(epoch: str) -> None:
+    with pytest.raises(LogEpochError, match="another log"):
+        start(Positions(5, 0, 9), fence_at(5, epoch))
