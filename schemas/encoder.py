@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
-from fastavro import schemaless_reader, schemaless_writer
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from schemas.dead_letter import DeadLetter
 from schemas.errors import EncodeError
@@ -128,8 +128,6 @@ def read_letter(framed: bytes) -> PublishedLetter:
 @cache
 def _writer_schema(topic: str) -> dict[str, Any]:
     """Return our schema with its fields named as the event's attributes; names are not on the wire."""
-    from fastavro import parse_schema
-
     wire = load(own_schema(topic)).wire
     names = {avro: attribute for attribute, avro in _RENAMED.items()}
     fields = [{**part, "name": names.get(part["name"], part["name"])} for part in wire["fields"]]

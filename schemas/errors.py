@@ -9,7 +9,6 @@ SchemasError
 ├── UnsafeSchemaError            a schema that we will not decode with
 ├── UnresolvedSchemaError        `decode` before `resolve`: a mistake of the caller
 ├── EncodeError                  an event that its schema cannot hold
-├── InvalidEventError            an event that breaks a rule, refused before it is published
 ├── BrokerUnavailableError       Kafka does not answer
 ├── TopicError                   a topic is missing or is not what the system needs
 └── DeliveryError                events were handed over but not stored by the broker
@@ -56,10 +55,6 @@ class UnresolvedSchemaError(SchemasError):
 
 class EncodeError(SchemasError):
     """An event holds a value that its Avro schema has no room for."""
-
-
-class InvalidEventError(SchemasError):
-    """An event breaks a rule of docs/reference/events.md."""
 
 
 class BrokerUnavailableError(SchemasError):

@@ -43,10 +43,11 @@ class EventProducer:
     Raises:
         UnknownSubjectError: a schema is not registered.
         RegistryUnavailableError: the schema registry does not answer.
+        BrokerUnavailableError: Kafka does not answer within `kafka.timeout_s`.
     """
 
     def __init__(self, settings: Settings) -> None:
-        from confluent_kafka import Producer
+        from confluent_kafka import KafkaException, Producer
 
         settings.require("kafka", "registry")
         self._settings = settings
@@ -69,6 +70,10 @@ class EventProducer:
                 "on_delivery": self._note_failure,
             }
         )
+        try:
+            self._producer.list_topics(timeout=settings.kafka.timeout_s)
+        except KafkaException as error:
+            raise broker_unavailable(settings.kafka, error.args[0].str()) from error
 
     def send(self, topic: str, event: Event, on_delivery: OnDelivery | None = None) -> None:
         """Hand over one event, keyed by its user. Rules are not checked here: `schemas.models` does that.
