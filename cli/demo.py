@@ -115,10 +115,8 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
         shown = f"{payload[name]:,}"
         table.add_row(name, f"[green]{shown}[/green]" if not payload[name] else f"[red]{shown}[/red]")
     table.add_row("users_checked", f"{payload['users_checked']:,}")
-    fresh = payload["freshness_ms"]
-    table.add_row(
-        "freshness_ms", f"p50 {fresh['p50']:,}, p99 {fresh['p99']:,} over {fresh['samples']:,} reads via Feast"
-    )
+    p50, p99, samples = (payload["freshness_ms"][name] for name in ("p50", "p99", "samples"))
+    table.add_row("freshness_ms", f"p50 {p50}, p99 {p99}, of {samples:,} events read back through Feast")
     table.add_row("events_per_second", f"{payload['events_per_second']:,}")
     table.add_row("catch_up_s", f"{payload['catch_up_s']:,}")
     table.add_row("rss_mb", f"{payload['rss_mb']:,}")

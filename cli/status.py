@@ -52,16 +52,13 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
         shown = ("-" if value is None else f"{value:,}" for value in list(row.values())[1:])
         table.add_row(row["topic"], *shown)
     console.print(table)
-    console.print(
-        f"{payload['workers']} worker(s) of group {payload['group']}, lag {payload['lag']:,}", highlight=False
-    )
+    workers, group, lag = (payload[name] for name in ("workers", "group", "lag"))
+    console.print(f"{workers} worker(s) of group {group}, lag {lag:,}", highlight=False)
     if payload["records"]:
         console.print("records: " + ", ".join(f"{name} {count:,}" for name, count in payload["records"].items()))
     console.print("lake: " + ", ".join(f"{name} {count:,} rows" for name, count in payload["lake_rows"].items()))
     if payload["freshness_ms"]["p50"] is not None:
         p50, p99 = payload["freshness_ms"].values()
-        console.print(
-            f"features are readable within {p50:,.0f} ms (p50) and {p99:,.0f} ms (p99) of the broker's append"
-        )
+        console.print(f"from append to readable: at most {p50:,.0f} ms (p50), {p99:,.0f} ms (p99)", highlight=False)
     if payload["rebuilding_partitions"]:
         console.print(f"[yellow]{payload['rebuilding_partitions']} partitions are REBUILDING: replay them[/yellow]")

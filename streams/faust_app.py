@@ -85,7 +85,8 @@ class FeatureApp(faust.App):
     @property
     def batch_consumer(self) -> BatchConsumer:
         """Return the running consumer."""
-        return self.consumer  # type: ignore[return-value]
+        consumer: BatchConsumer = self.consumer
+        return consumer
 
     async def on_start(self) -> None:
         """Serve metrics from the start, and keep the collector off what lives for ever."""

@@ -126,7 +126,7 @@ class BatchConsumer(driver.Consumer):
     @property
     def ownership(self) -> Ownership:
         """Return whom to tell about partitions."""
-        return self.app.ownership  # type: ignore[attr-defined, no-any-return]
+        return self.app.ownership  # type: ignore[no-any-return]
 
     @property
     def thread(self) -> BatchConsumerThread:

@@ -111,7 +111,6 @@ def run_worker(settings: Settings, *, loglevel: str = "info") -> WorkerResult:
         for sample in family.samples:
             if sample.name.endswith("_total"):
                 records[sample.labels["outcome"]] += int(sample.value)
-    failed = failure is not None or code not in (0, None)
-    return WorkerResult(
-        int(failed), dict(records), str(failure) if failure else "it crashed, see above" if failed else ""
-    )
+    if failure is not None:
+        return WorkerResult(1, dict(records), str(failure))
+    return WorkerResult(0, dict(records), "") if not code else WorkerResult(1, dict(records), "it crashed, see above")

@@ -208,11 +208,11 @@ def test_a_sink_that_recovers_is_only_counted() -> None:
 def test_a_batch_whose_sink_hangs_is_given_up_when_the_partitions_go() -> None:
     world = World(sink_attempts=1_000)
 
-    class Down(InMemoryStates):
-        calls = 0
+    tried = asyncio.Event()
 
+    class Down(InMemoryStates):
         async def push(self, topic: str, rows: Sequence[tuple[str, bytes]], servable_ms: int) -> None:
-            Down.calls += 1
+            tried.set()
             raise OnlineStoreError("Redis does not answer.")
 
     world.states = Down()
@@ -220,8 +220,7 @@ def test_a_batch_whose_sink_hangs_is_given_up_when_the_partitions_go() -> None:
 
     async def scenario() -> None:
         processing = asyncio.create_task(world.loop.process(batch(0, [view("a", 0)])))
-        while not Down.calls:
-            await asyncio.sleep(0)
+        await tried.wait()
         await world.loop.drain(flush=True)
         await processing
 
