@@ -43,13 +43,13 @@ class Pacer:
 
     @property
     def rate(self) -> float:
-        """Events per second between the first and the last one handed out; 0 for fewer than two."""
+        """Events per second from the start until the last was dealt with; 0 for fewer than two."""
         spent_s = self._last_s - self._first_s
         return (self.sent_count - 1) / spent_s if self.sent_count > 1 and spent_s > 0.0 else 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds between the first and the last event handed out."""
+        """Seconds from the start until the last event was dealt with."""
         return self._last_s - self._first_s
 
     def batches(self, events: Iterable[TimedEvent]) -> Iterator[list[TimedEvent]]:
@@ -59,26 +59,25 @@ class Pacer:
         """
         source = iter(events)
         timed = next(source, None)
-        start_s = self._clock()
+        self._first_s = self._last_s = self._clock()
         while timed is not None and not self._stopped():
-            now_s = self._clock()
-            due_ms = float("inf") if self._speed is None else (now_s - start_s) * 1_000.0 * self._speed
+            due_ms = self._due_ms()
             batch: list[TimedEvent] = []
             while timed is not None and timed.send_ms <= due_ms and len(batch) < _BATCH_MAX:
                 batch.append(timed)
                 timed = next(source, None)
             if batch:
-                self._note(batch, now_s, due_ms)
+                self.sent_count += len(batch)
+                if self._speed is not None:
+                    self.behind_ms_max = max(self.behind_ms_max, (due_ms - batch[0].send_ms) / self._speed)
                 yield batch
+                self._last_s = self._clock()
             if timed is not None and self._speed is not None:
-                wait_s = start_s + timed.send_ms / (1_000.0 * self._speed) - self._clock()
+                wait_s = (timed.send_ms - self._due_ms()) / (1_000.0 * self._speed)
                 if wait_s > 0.0:
                     self._sleep(min(max(wait_s, _TICK_S), _SLEEP_S_MAX))
 
-    def _note(self, batch: list[TimedEvent], now_s: float, due_ms: float) -> None:
-        if self.sent_count == 0:
-            self._first_s = now_s
-        self._last_s = now_s
-        self.sent_count += len(batch)
-        if self._speed is not None:
-            self.behind_ms_max = max(self.behind_ms_max, (due_ms - batch[0].send_ms) / self._speed)
+    def _due_ms(self) -> float:
+        if self._speed is None:
+            return float("inf")
+        return (self._clock() - self._first_s) * 1_000.0 * self._speed

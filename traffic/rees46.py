@@ -5,11 +5,12 @@ Nothing in a row stops the import: a row that cannot be an event is left out, an
 
 import csv
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ _SESSION_CHARS: Final = 36  # a UUID: the last column, so a shorter one at the e
 _HEADER_BYTES_MAX: Final = 65_536
 _ROWS_LISTED_MAX: Final = 1_000
 _REMEMBERED_ROWS: Final = 100_000
+_PRICE: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,8})?")  # few enough digits for Decimal to be exact
 _MINOR_DIGITS: Final = {
     **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"), 0),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
@@ -106,14 +108,11 @@ def price_minor(price: str, currency: str) -> int:
     """Convert a decimal price to minor units of the currency, exactly.
 
     Raises:
-        ValueError: it is no amount >= 0, or has more decimals than the currency.
+        ValueError: it is no plain amount >= 0, or has more decimals than the currency.
     """
-    try:
-        exact = Decimal(price).scaleb(_MINOR_DIGITS.get(currency, 2))
-    except InvalidOperation as error:
-        raise ValueError(f"price {price!r} is not a decimal number") from error
-    if not exact.is_finite() or exact < 0:
-        raise ValueError(f"price {price!r} is not an amount from 0 up")
+    if not _PRICE.fullmatch(price):
+        raise ValueError(f"price {price!r} is not an amount such as 12.34")
+    exact = Decimal(price).scaleb(_MINOR_DIGITS.get(currency, 2))
     if exact != exact.to_integral_value():
         raise ValueError(f"price {price!r} has more decimals than {currency} has")
     return int(exact)

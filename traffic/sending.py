@@ -27,8 +27,8 @@ class TrafficSummary:
 
     Attributes:
         unanswered_count: records of which the broker said nothing before the deadline; they may be stored or not.
-        rate: events per second handed to the broker's client, between the first and the last.
-        seconds: between the first and the last.
+        rate: events per second handed to the broker's client.
+        seconds: from the start until the last was handed over.
         behind_ms_max: longest that an event was sent after its time; 0 at full speed.
     """
 
