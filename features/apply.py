@@ -12,10 +12,11 @@ So within the lateness any order of the log gives the same state; duplicates and
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from features.errors import StateError
 from features.retention import LATENESS_MS, compact, remember
@@ -126,8 +127,9 @@ def fold(blob: bytes | None, log: Sequence[tuple[int, Event]], *, partial: bool 
     if blob is not None and state.version == before:
         return Fold(blob, outcomes, 0)
     state.built_from = before
+    forgotten_count = state.forgotten_count
     compact(state)
-    return Fold(encode(state), outcomes, state.forgotten_count)
+    return Fold(encode(state), outcomes, forgotten_count)
 
 
 def _born(event: Event) -> TopicState:

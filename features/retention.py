@@ -59,6 +59,7 @@ def compact(state: TopicState) -> None:
     state.seen, _ = _newest_first(state.seen, newest_ms - LATENESS_MS, SEEN_IDS_MAX)
     state.ids_forgotten_ms = _if_since(day_ago_ms, state.ids_forgotten_ms)
     state.forget_next.clear()
+    state.forgotten_count = 0
 
 
 def _rolled_up(panes: dict[int, list[int]], newest_ms: int) -> dict[int, list[int]]:

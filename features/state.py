@@ -7,7 +7,6 @@ In memory all times are absolute milliseconds; on the wire they are relative to 
 import hashlib
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from operator import sub
 from typing import Annotated, Final, NamedTuple, TypeVar
@@ -18,7 +17,7 @@ from features.errors import StateError
 
 LAYOUT: Final = 1
 TRAILER_BYTES: Final = 18
-KEY_BYTES: Final = 10
+KEY_BYTES: Final = 8
 PANE_MS: Final = 10_000
 
 K = TypeVar("K")
@@ -43,8 +42,7 @@ class Trailer(NamedTuple):
     version: int
 
 
-@dataclass(slots=True)
-class Interval:
+class Interval(msgspec.Struct, gc=False):
     """A run of a user's events in one topic in which none comes more than the session gap after the one before it.
 
     Attributes:
@@ -56,9 +54,8 @@ class Interval:
     totals: list[int]
 
 
-@dataclass(slots=True)
-class TopicState:
-    """What is remembered of one user in one topic. Mutable: only its owner, a fold, may change it.
+class TopicState(msgspec.Struct, gc=False, kw_only=True):
+    """What is remembered of one user in one topic. Mutable: only the fold that owns it changes it.
 
     Attributes:
         newest_ms: newest event time; every boundary, cap and pruning is a function of it.
@@ -71,8 +68,8 @@ class TopicState:
         categories: the same as products, by `id_key` of the category id.
         seen: `id_key` of an event id -> event time, within the lateness horizon, newest first.
         ids_forgotten_ms: newest event time among ids that the cap dropped, 0 for none.
-        forget_next: heap over `seen` while a fold is at the cap; not encoded.
-        forgotten_count: ids that the cap dropped since it was decoded; not encoded.
+        forget_next: heap over `seen` once a fold is at the cap; empty in a compacted state, and not encoded.
+        forgotten_count: ids within the horizon that the fold dropped; 0 in a compacted state, and not encoded.
     """
 
     newest_ms: int
@@ -81,16 +78,16 @@ class TopicState:
     built_from: int = 0
     generation: int = 0
     partial: bool = False
-    panes: dict[int, list[int]] = field(default_factory=dict)
-    intervals: list[Interval] = field(default_factory=list)
-    products: dict[str, int] = field(default_factory=dict)
+    panes: dict[int, list[int]] = {}  # msgspec copies an empty default
+    intervals: list[Interval] = []
+    products: dict[str, int] = {}
     products_dropped_ms: int = 0
-    categories: dict[bytes, int] = field(default_factory=dict)
+    categories: dict[bytes, int] = {}
     categories_dropped_ms: int = 0
-    seen: dict[bytes, int] = field(default_factory=dict)
+    seen: dict[bytes, int] = {}
     ids_forgotten_ms: int = 0
-    forget_next: list[tuple[int, bytes]] = field(default_factory=list, compare=False, repr=False)
-    forgotten_count: int = field(default=0, compare=False)
+    forget_next: list[tuple[int, bytes]] = []
+    forgotten_count: int = 0
 
 
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
