@@ -11,6 +11,7 @@ opened and everything is dropped and tried again. A worker that lost its partiti
 the same way, and then finds nothing left to write.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,21 +22,24 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from sinks.errors import LakeMismatchError, LakeUnavailableError
 from sinks.rows import TableCounts
 from sinks.tables import ColumnType, LakeTable, arrow_schema
 
-ATTEMPTS_MAX: Final = 8
+CONFLICTS_MAX: Final = 8
 CHECKPOINT_COMMITS: Final = 50
 # A handle keeps the whole list of commits since its checkpoint and goes through it at every commit: 8 ms after 100
 # commits, 200 ms after 3,000. A new one starts from the newest checkpoint.
 HANDLE_COMMITS_MAX: Final = 50
 LOG_RETENTION: Final = "interval 6 hours"
 
-_HINT = "Check that the disk has room and that this user may write there; nothing was half-written, so just try again."
+_WRITE_HINT: Final = (
+    "Check that the disk has room and that this user may write there. Nothing was half-written: try again."
+)
+_READ_HINT: Final = "Restore this folder from a copy, or move it away: the worker then begins an empty table."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +93,22 @@ class DeltaAppender:
         if len({part.app_id for part in parts}) < len(parts):
             raise ValueError("one partition comes twice in one append")
         retrying = Retrying(
-            retry=retry_if_exception_type(DeltaError),
+            retry=retry_if_exception_type((DeltaError, OSError)),
             wait=wait_random_exponential(multiplier=0.02, max=1.0),
-            stop=stop_after_attempt(ATTEMPTS_MAX),
+            stop=_is_enough,
             reraise=True,
         )
-        with self._lock, explained(self._path):
+        with self._lock, explained(self._path, _WRITE_HINT):
             return retrying(self._try_append, parts)
 
     def _try_append(self, parts: Sequence[TablePart]) -> TableCounts:
-        handle = self._current_handle()
         row_count = sum(part.rows.num_rows for part in parts)
-        batches, transactions = self._missing(parts, handle)
-        if not batches:
-            return TableCounts(dropped=row_count)
-        rows = pa.concat_tables(batches)
         try:
+            handle = self._current_handle()
+            batches, transactions = self._missing(parts, handle)
+            if not batches:
+                return TableCounts(dropped=row_count)
+            rows = pa.concat_tables(batches)
             write_deltalake(
                 handle,
                 rows,
@@ -113,7 +117,7 @@ class DeltaAppender:
                 commit_properties=CommitProperties(app_transactions=transactions),
             )
         except (DeltaError, OSError):
-            self._handle = None  # its snapshot is old, or no longer certain
+            self._handle = None  # its snapshot is old, or what it refers to was cleaned up
             raise
         self._handle_commits += 1
         return TableCounts(written=rows.num_rows, dropped=row_count - rows.num_rows)
@@ -161,16 +165,30 @@ class DeltaAppender:
         return self._handle
 
 
-def open_or_create(path: Path, table: LakeTable) -> DeltaTable:
-    """Open a table, or create it; two processes may do so at once.
+def opened(path: Path) -> DeltaTable | None:
+    """Open a table at its newest version; None when there is none.
 
     Raises:
-        LakeMismatchError: its columns are not those of this release.
-        DeltaError, OSError: it cannot be read or created; a DeltaError may be somebody else's creation.
+        LakeUnavailableError: what is there cannot be read.
     """
     try:
-        handle = DeltaTable(path)
+        return DeltaTable(path)
     except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise LakeUnavailableError(path, _first_lines(error), hint=_READ_HINT) from error
+
+
+def open_or_create(path: Path, table: LakeTable) -> DeltaTable:
+    """Open a table, or create it.
+
+    Raises:
+        LakeUnavailableError: what is there cannot be read, or has other columns.
+        CommitFailedError: somebody else created it at this moment.
+        DeltaError, OSError: it cannot be created.
+    """
+    handle = opened(path)
+    if handle is None:
         handle = DeltaTable.create(
             path,
             schema=arrow_schema(table),
@@ -184,25 +202,36 @@ def open_or_create(path: Path, table: LakeTable) -> DeltaTable:
                 "delta.dataSkippingStatsColumns": ",".join(table.skipping_columns),
             },
         )
-    found = {column.name: str(getattr(column.type, "type", column.type)) for column in handle.schema().fields}
-    expected = {column.name: column.type.value for column in table.columns}
-    if found != expected:
-        differing = sorted(name for name, _ in found.items() ^ expected.items())
+    found = {(column.name, str(getattr(column.type, "type", column.type))) for column in handle.schema().fields}
+    differing = {name for name, _ in found ^ {(column.name, column.type.value) for column in table.columns}}
+    if differing:
         raise LakeMismatchError(
             path,
-            f"its columns differ from those of this release in {', '.join(dict.fromkeys(differing))}",
-            hint="Another release wrote it: use that release, or set lake.path to a new folder and replay.",
+            f"its columns differ from those of this release in {', '.join(sorted(differing))}",
+            hint="Another release wrote it: use that one, or set lake.path to a new folder.",
         )
     return handle
 
 
+def _is_enough(state: RetryCallState) -> bool:
+    """Stop late where somebody else was first; try anything else just once more, with a new handle."""
+    refused = state.outcome is not None and isinstance(state.outcome.exception(), CommitFailedError)
+    return state.attempt_number >= (CONFLICTS_MAX if refused else 2)
+
+
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the system or the Delta library raises about the table at `path` into LakeUnavailableError."""
+def explained(path: Path, hint: str = _READ_HINT) -> Iterator[None]:
+    """Turn what the system or a library raises about the table at `path` into LakeUnavailableError."""
     try:
         yield
     except (DeltaError, OSError, pa.ArrowException) as error:
-        raise LakeUnavailableError(path, " ".join(str(error).split()), hint=_HINT) from error
+        raise LakeUnavailableError(path, _first_lines(error), hint=hint) from error
+
+
+def _first_lines(error: Exception) -> str:
+    """Return what an error says, without the stack of the library that follows it."""
+    lines = itertools.takewhile(lambda line: not line.lstrip().startswith("0: "), str(error).splitlines())
+    return " ".join(line.strip() for line in lines).rstrip(".")
 
 
 def _writer_properties(table: LakeTable) -> WriterProperties:

@@ -4,6 +4,8 @@ A table that was never written reads as empty.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -148,7 +150,7 @@ def read_raw_tables(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT
     with _explained(lake, RAW_EVENTS):
         held = dataset.to_table(columns=["offset"], filter=wanted).column("offset")
         cuts = held.take(pc.sort_indices(held))[::rows_at_once].to_pylist()
-        for first, end in zip(cuts, [*cuts[1:], stretch.end_offset], strict=True):
+        for first, end in pairwise([*cuts, stretch.end_offset]):
             yield dataset.to_table(filter=inside & (offset >= first) & (offset < end)).sort_by("offset")
 
 
@@ -173,17 +175,12 @@ def read_raw(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) 
 
 
 def _opened(lake: Path, table: LakeTable) -> "DeltaTable | None":
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
+    from sinks.delta import opened  # it imports the Delta library, which a command may never need
 
-    with _explained(lake, table):
-        try:
-            return DeltaTable(lake / table.name)
-        except TableNotFoundError:
-            return None
+    return opened(lake / table.name)
 
 
-def _explained(lake: Path, table: LakeTable) -> Any:
-    from sinks.delta import explained  # it imports the Delta library, which a command may never need
+def _explained(lake: Path, table: LakeTable) -> AbstractContextManager[None]:
+    from sinks.delta import explained
 
     return explained(lake / table.name)
