@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from typing import Any, Final, NamedTuple, Protocol
@@ -101,8 +102,12 @@ class Encoder:
     def _framed(self, topic: str, fields: dict[str, Any]) -> bytes:
         out = BytesIO()
         out.write(self._headers[topic])
+        writing = _writing(topic)
         try:
-            schemaless_writer(out, _writer_schema(topic), fields)
+            for name in writing.integers:
+                if not isinstance(fields[name], int):
+                    raise TypeError(f"{name} is {fields[name]!r}, not an integer")
+            schemaless_writer(out, writing.schema, fields)
         except _UNWRITABLE as error:
             raise EncodeError(f"A value does not fit the schema of {topic}: {error}.") from error
         return out.getvalue()
@@ -117,7 +122,7 @@ def read_letter(framed: bytes) -> PublishedLetter:
     try:
         if framed[0] != 0:
             raise ValueError(f"the first byte is {framed[0]}")
-        fields = schemaless_reader(BytesIO(framed[5:]), _writer_schema(DEAD_LETTERS_TOPIC))
+        fields = schemaless_reader(BytesIO(framed[5:]), _writing(DEAD_LETTERS_TOPIC).schema)
     except (EOFError, *_UNWRITABLE) as error:
         raise EncodeError(f"These bytes are not a dead letter ({error}).") from error
     key_size, value_size, digest = (fields.pop(name) for name in ("key_size_bytes", "value_size_bytes", "value_sha256"))
@@ -125,11 +130,25 @@ def read_letter(framed: bytes) -> PublishedLetter:
     return PublishedLetter(msgspec.convert(fields, DeadLetter), key_size, value_size, digest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """How records of one topic are written.
+
+    Attributes:
+        schema: ours, with its fields named as the event's attributes; names are not on the wire.
+        integers: its required integers. fastavro cuts a float there without a word (2.5 becomes 2).
+    """
+
+    schema: dict[str, Any]
+    integers: tuple[str, ...]
+
+
 @cache
-def _writer_schema(topic: str) -> dict[str, Any]:
-    """Return our schema with its fields named as the event's attributes; names are not on the wire."""
+def _writing(topic: str) -> _Writing:
     wire = load(own_schema(topic)).wire
     names = {avro: attribute for attribute, avro in _RENAMED.items()}
     fields = [{**part, "name": names.get(part["name"], part["name"])} for part in wire["fields"]]
-    parsed: dict[str, Any] = parse_schema({"type": "record", "name": wire["name"], "fields": fields})
-    return parsed
+    return _Writing(
+        schema=parse_schema({"type": "record", "name": wire["name"], "fields": fields}),
+        integers=tuple(part["name"] for part in fields if part["type"] in ("int", "long")),
+    )
