@@ -35,8 +35,9 @@ def list_(*, as_json: JsonFlag = False) -> None:
         table = Table(
             "feature", "type", "unit", "null", "description", title=f"Definition version {DEFINITION_VERSION}"
         )
-        for row in rows:
-            table.add_row(row["name"], row["dtype"], row["unit"], "yes" if row["nullable"] else "", row["description"])
+        for feature in FEATURES:
+            null = "yes" if feature.nullable else ""
+            table.add_row(feature.name, feature.dtype, feature.unit, null, feature.description)
         console.print(table)
 
     emit({"definition_version": DEFINITION_VERSION, "features": rows}, as_json=as_json, text=text)

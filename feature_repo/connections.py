@@ -1,14 +1,13 @@
-"""Clients of the online store, one per event loop, with one way to tell what went wrong."""
+"""Clients of the online store, one per event loop, with one way to tell what went wrong.
+
+The client library is imported when it is first used: it is half of what starting the command would cost.
+"""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-
-from redis import Redis, RedisCluster
-from redis import asyncio as redis_asyncio
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from feature_repo.errors import OnlineStoreError
 
@@ -45,6 +44,8 @@ class RedisConnections:
     def blocking(self) -> Any:
         """Return the client for code without a loop."""
         if self._blocking is None:
+            from redis import Redis, RedisCluster
+
             self._blocking = self._open(RedisCluster if self._cluster else Redis)
         return self._blocking
 
@@ -52,6 +53,8 @@ class RedisConnections:
         """Return the client of the running loop."""
         loop = asyncio.get_running_loop()
         if self._asynchronous is None or self._asynchronous[0] is not loop:
+            from redis import asyncio as redis_asyncio
+
             self._asynchronous = (
                 loop,
                 self._open(redis_asyncio.RedisCluster if self._cluster else redis_asyncio.Redis),
@@ -83,6 +86,8 @@ class RedisConnections:
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn what the client raises into an OnlineStoreError that says what to do."""
+        from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
         try:
             yield
         except (OutOfMemoryError, ResponseError) as error:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from feature_repo.connections import RedisConnections
 
 # One script call holds up the whole server for as long as it runs: this many rows take about a millisecond.
@@ -52,6 +50,8 @@ class RowScript:
         Raises:
             OnlineStoreError: Redis does not answer, or is full; some rows may have been written.
         """
+        from redis.exceptions import NoScriptError
+
         calls = self._calls(common, rows, one_each=connections.is_cluster)
         with connections.explained():
             client = connections.blocking()
@@ -70,6 +70,8 @@ class RowScript:
 
     async def run_async(self, connections: RedisConnections, common: Sequence[bytes], rows: Sequence[Row]) -> list[Any]:
         """Do what `run` does, on the running loop."""
+        from redis.exceptions import NoScriptError
+
         calls = self._calls(common, rows, one_each=connections.is_cluster)
         with connections.explained():
             client = connections.asynchronous()
@@ -96,12 +98,16 @@ class RowScript:
         return calls
 
     def _call(self, client: Any, call: _Call) -> Any:
+        from redis.exceptions import NoScriptError
+
         try:
             return client.evalsha(self._sha, len(call.keys), *call.keys, *call.arguments)
         except NoScriptError:  # a restarted or another server; eval loads the script as well
             return client.eval(self._source, len(call.keys), *call.keys, *call.arguments)
 
     async def _call_async(self, client: Any, call: _Call) -> Any:
+        from redis.exceptions import NoScriptError
+
         try:
             return await client.evalsha(self._sha, len(call.keys), *call.keys, *call.arguments)
         except NoScriptError:

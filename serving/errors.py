@@ -15,12 +15,12 @@ class UnreadableStateError(ServingError):
     """What is stored for some users is not a state.
 
     Args:
-        views_by_user: what `state_status` says of each.
+        status_by_user: what `state_status` says of each.
     """
 
-    def __init__(self, views_by_user: dict[str, str]) -> None:
-        self.views_by_user = views_by_user
-        named = "; ".join(f"{user} ({status})" for user, status in list(views_by_user.items())[:5])
+    def __init__(self, status_by_user: dict[str, str]) -> None:
+        self.status_by_user = status_by_user
+        named = "; ".join(f"{user} ({status})" for user, status in list(status_by_user.items())[:5])
         super().__init__(
             f"The online store holds bytes that are not a state: {named}.",
             hint="Replay these users to write their states again.",

@@ -1,0 +1,138 @@
+"""One suite for the fences, run in memory and on Redis."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from config.settings import Settings
+from feature_repo.connections import RedisConnections
+from feature_repo.errors import OnlineStoreError
+from feature_repo.fence import Fence, FenceStore, PartitionStatus, fence_key
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
+from tests.fakes.online import InMemoryFences
+
+LIVE, REBUILDING, HALTED = PartitionStatus.LIVE, PartitionStatus.REBUILDING, PartitionStatus.HALTED
+EPOCH = "topic-id:4"
+
+
+class Fences(Protocol):
+    async def read(self, topic: str) -> dict[int, Fence]: ...
+
+    async def advance(self, topic: str, partition: int, fence: Fence) -> None: ...
+
+    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None: ...
+
+    async def replace(self, topic: str, partition: int, fence: Fence) -> None: ...
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.stack)])
+def fences(request: pytest.FixtureRequest) -> Fences:
+    if request.param == "memory":
+        return InMemoryFences()
+    return FenceStore.from_settings(request.getfixturevalue("settings"))
+
+
+def run(fences: Fences, body: Callable[[], Awaitable[None]]) -> None:
+    async def closing() -> None:
+        try:
+            await body()
+        finally:
+            if isinstance(fences, FenceStore):
+                await fences.close()
+
+    asyncio.run(closing())
+
+
+def fence(next_offset: int, status: PartitionStatus = LIVE, *, epoch: str = EPOCH, since_ms: int = 1) -> Fence:
+    return Fence(epoch, next_offset, status, since_ms)
+
+
+def test_a_fence_moves_forward_only(fences: Fences) -> None:
+    async def body() -> None:
+        assert await fences.read(CLICKS_TOPIC) == {}
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+        await fences.advance(CLICKS_TOPIC, 0, fence(9))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(10)}
+        await fences.advance(CLICKS_TOPIC, 0, fence(100))
+        await fences.advance(CLICKS_TOPIC, 11, fence(3))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(100), 11: fence(3)}
+        assert await fences.read(CARTS_TOPIC) == {}
+
+    run(fences, body)
+
+
+def test_offsets_beyond_what_a_lua_number_holds(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(2**53))
+        await fences.advance(CLICKS_TOPIC, 0, fence(2**53 + 1))
+        await fences.advance(CLICKS_TOPIC, 0, fence(2**53))
+        assert (await fences.read(CLICKS_TOPIC))[0].next_offset == 2**53 + 1
+
+    run(fences, body)
+
+
+def test_another_epoch_takes_its_place_because_offsets_cannot_be_compared(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(100))
+        await fences.advance(CLICKS_TOPIC, 0, fence(5, REBUILDING, epoch="other:4", since_ms=7))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(5, REBUILDING, epoch="other:4", since_ms=7)}
+
+    run(fences, body)
+
+
+def test_moving_keeps_the_status_that_somebody_else_set(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(5))
+        await fences.set_status(CLICKS_TOPIC, 0, HALTED, since_ms=50)
+        await fences.advance(CLICKS_TOPIC, 0, fence(6))
+        await fences.set_status(CLICKS_TOPIC, 0, HALTED, since_ms=60)
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(6, HALTED, since_ms=50)}
+
+    run(fences, body)
+
+
+def test_a_status_needs_a_fence(fences: Fences) -> None:
+    async def body() -> None:
+        with pytest.raises(OnlineStoreError, match="no fence"):
+            await fences.set_status(CLICKS_TOPIC, 3, HALTED, since_ms=1)
+        assert await fences.read(CLICKS_TOPIC) == {}
+
+    run(fences, body)
+
+
+def test_a_rebuild_puts_a_fence_back(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(100))
+        await fences.replace(CLICKS_TOPIC, 0, fence(0, REBUILDING, since_ms=9))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(0, REBUILDING, since_ms=9)}
+
+    run(fences, body)
+
+
+@pytest.mark.stack
+def test_of_concurrent_moves_the_furthest_stays(settings: Settings) -> None:
+    fences = FenceStore.from_settings(settings)
+
+    async def body() -> None:
+        await asyncio.gather(*(fences.advance(CLICKS_TOPIC, 0, fence(offset)) for offset in range(200, 0, -1)))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(200)}
+        assert fences.read_blocking(CLICKS_TOPIC) == {0: fence(200)}
+
+    run(fences, body)
+
+
+@pytest.mark.stack
+def test_something_else_in_their_place_is_told(settings: Settings) -> None:
+    connections = RedisConnections(settings.redis.url.get_secret_value(), timeout_s=5)
+    client, fences = connections.blocking(), FenceStore(connections, settings.feast.project)
+    key = fence_key(settings.feast.project, CLICKS_TOPIC)
+    client.hset(key, "0:epoch", "only this")
+    with pytest.raises(OnlineStoreError, match="cannot be read"):
+        fences.read_blocking(CLICKS_TOPIC)
+    client.delete(key)
+    client.set(key, "a string")
+    with pytest.raises(OnlineStoreError, match="refused"):
+        fences.read_blocking(CLICKS_TOPIC)
+    connections.close_blocking()
