@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.demo_run import DemoResult
+from config.settings import Settings
 from features.catalog import FEATURES
 from schemas.event import Event
 from serving.reader import FeatureReader
 from sinks.lake_reads import offsets
 from sinks.tables import LAKE_TABLES
-from traffic.sent_log import Sent
+from traffic.sent_log import Sent, SentLog
 from traffic.timed import Mark
 
 USERS_PER_READ = 100
@@ -53,16 +54,16 @@ def check(result: DemoResult, users_max: int) -> Account:
         users_max: users whose features are compared; all when there are fewer.
     """
     outcomes = result.workers.outcomes
-    lost, doubled, raw_rows, differences = _positions(result)
+    lost, doubled, raw_rows, differences = compare_positions(result.settings, result.log)
     by_user = result.log.by_user()
-    applied_expected = _applied_expected(by_user)
+    applied_expected = expected_applied(by_user)
     if outcomes["applied"] != applied_expected:
         differences.append(f"{outcomes['applied']} events were applied, the oracle counts {applied_expected}")
     produced = result.log.acknowledged_count
     accounted = sum(outcomes[name] for name in ("applied", "duplicate", "late", "dead_letter")) + lost
     if produced != accounted:
         differences.append(f"{produced} records were produced, {accounted} are accounted for")
-    checked, mismatches = _features(result, by_user, users_max)
+    checked, mismatches = compare_features(result.settings, by_user, users_max)
     differences.extend(mismatches)
     counts: dict[str, Any] = {
         "produced": produced,
@@ -90,20 +91,20 @@ def check(result: DemoResult, users_max: int) -> Account:
     return Account(counts, differences)
 
 
-def _positions(result: DemoResult) -> tuple[int, int, int, list[str]]:
+def compare_positions(settings: Settings, log: SentLog) -> tuple[int, int, int, list[str]]:
     """Compare the positions that the broker acknowledged with those in the lake.
 
     Returns:
         How many are lost, how many too many there are, the rows of `raw_events`, and what is wrong in words.
     """
-    lake = result.settings.lake_path
+    lake = settings.lake_path
     raw = offsets(lake, LAKE_TABLES["raw_events"])
     letters = offsets(lake, LAKE_TABLES["dead_letters"])
     held: Counter[tuple[str, int, int]] = Counter()
     for table in (raw, letters):
         for (topic, partition), found in table.items():
             held.update((topic, partition, offset) for offset in found)
-    sent = {(record.topic, record.partition, record.offset) for record in result.log.records()}
+    sent = {(record.topic, record.partition, record.offset) for record in log.records()}
     lost = len(sent - held.keys())
     doubled = sum(count - 1 for count in held.values())
     strangers = len(held.keys() - sent)
@@ -117,7 +118,8 @@ def _positions(result: DemoResult) -> tuple[int, int, int, list[str]]:
     return lost, doubled, sum(map(len, raw.values())), differences
 
 
-def _applied_expected(by_user: Mapping[str, Sequence[Sent]]) -> int:
+def expected_applied(by_user: Mapping[str, Sequence[Sent]]) -> int:
+    """Count by brute force how many events must be applied."""
     from tests.oracle import accepted
 
     return sum(len(accepted(log)) for sent in by_user.values() for log in _logs(sent).values())
@@ -131,13 +133,19 @@ def _logs(sent: Sequence[Sent]) -> Logs:
     return logs
 
 
-def _features(result: DemoResult, by_user: Mapping[str, Sequence[Sent]], users_max: int) -> tuple[int, list[str]]:
-    """Read users through Feast, now and for a later instant, and compare each feature with the oracle's."""
+def compare_features(
+    settings: Settings, by_user: Mapping[str, Sequence[Sent]], users_max: int
+) -> tuple[int, list[str]]:
+    """Read users through Feast, now and for a later instant, and compare each feature with the oracle's.
+
+    Returns:
+        How many users were compared, and a sentence for each feature that differs.
+    """
     from tests.oracle import expected
 
     users = sorted(by_user)
     chosen = random.Random(0).sample(users, min(users_max, len(users)))  # noqa: S311 - which users, not a secret
-    reader = FeatureReader.from_settings(result.settings)
+    reader = FeatureReader.from_settings(settings)
     now_ms = time.time_ns() // 1_000_000
     mismatches: list[str] = []
     try:

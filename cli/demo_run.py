@@ -2,9 +2,7 @@
 
 import fcntl
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.worker_process import worker_process
 from config.errors import ShopstreamError
 from config.settings import Settings, load_settings
 from features.catalog import VIEWS
@@ -29,7 +28,6 @@ from traffic.timed import TimedEvent
 
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 PROBE_POLL_S = 0.01
 PROBE_TIMEOUT_S = 30.0
@@ -203,32 +201,6 @@ def demo_settings(home: Path, settings: Settings, endpoints: Endpoints) -> Setti
     )
 
 
-@contextmanager
-def worker_process(settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `shopstream worker` beside us; it is stopped with SIGTERM, and its log is under the demo's folder."""
-    assignments = {
-        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
-        "registry.url": settings.registry.url,
-        "redis.url": settings.redis.url.get_secret_value(),
-        "lake.path": str(settings.lake.path),
-        "feast.registry_path": str(settings.feast.registry_path),
-    }
-    flags = [word for key, value in assignments.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "cli.main", "--home", str(settings.home), *flags, "worker"]
-    with (settings.home / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-
-
 class DemoRun:
     """Runs traffic through a worker on a stack that is up.
 
@@ -256,7 +228,7 @@ class DemoRun:
             sender = opened.enter_context(open_sender(self._settings, probe_log, broken=self._options.broken > 0))
             apply_definitions(self._settings)
             self._tell("Starting a worker")
-            process = opened.enter_context(worker_process(self._settings))
+            process = opened.enter_context(worker_process(self._settings, self._worker_log()))
             self._wait_for(lambda: bool(read_workers(self._settings).read), process, START_TIMEOUT_S, "took partitions")
             reader = FeatureReader.from_settings(self._settings)
             opened.callback(reader.close)

@@ -156,10 +156,7 @@ def _check_one(client: "RegistryClient", path: Path, text: str, topic: str) -> d
 def _topic_for(path: Path, text: str) -> str:
     from schemas.loading import load, topic_of
 
-    try:
-        name = load(text).name
-    except UnsafeSchemaError as error:
-        raise UnsafeSchemaError(f"{path}: {error.message}", hint=error.hint) from error
+    name = load(text).name
     topic = topic_of(name)
     if topic is None:
         raise SchemasError(
@@ -176,10 +173,17 @@ def _subject(topic: str) -> str:
 
 
 def _read(path: Path) -> str:
+    """Return the text of a schema file that may be loaded."""
+    from schemas.loading import load
+
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        load(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise SchemasError(f"{path} cannot be read as text ({error}).", hint="Give an .avsc file.") from error
+        raise SchemasError(f"{path} cannot be read ({error}).", hint="Give an .avsc file.") from error
+    except UnsafeSchemaError as error:
+        raise UnsafeSchemaError(f"{path} cannot be used. {error.message}") from error
+    return text
 
 
 def _print_checks(console: Console, results: list[dict[str, Any]]) -> None:

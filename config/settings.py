@@ -270,3 +270,15 @@ def _masked(value: Any) -> str:
         return value.get_secret_value()
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:********@{host}"))
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that give a child process these settings; secrets stay off its command line."""
+    defaults = dict(_flatten(Settings.model_construct().model_dump()))
+    changed = {key: value for key, value in _flatten(settings.model_dump()) if value != defaults[key]}
+    return {
+        f"SHOPSTREAM_{key.upper().replace('.', '__')}": value.get_secret_value()
+        if isinstance(value, SecretStr)
+        else str(value)
+        for key, value in changed.items()
+    }
