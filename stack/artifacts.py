@@ -3,8 +3,10 @@
 They are downloaded once into the cache directory, by jgo in pure Python; afterwards nothing here needs a network.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -14,6 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import psutil
 
 from stack.errors import ArtifactUnavailableError, ChecksumMismatchError, StackError
 from stack.files import write_atomically
@@ -28,7 +33,6 @@ _DOWNLOADS_AT_ONCE = 4
 _ATTEMPTS = 3
 _TIMEOUT_S = 30
 _QUIET_S = 2.0
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,20 @@ def pinned(lock_file: Path = LOCK_FILE) -> tuple[Artifact, ...]:
     return tuple(Artifact(**entry) for entry in json.loads(lock_file.read_text())["artifacts"])
 
 
+class Fetch(Protocol):
+    """Brings one file into a folder."""
+
+    def __call__(self, artifact: Artifact, folder: Path, received: Callable[[int], None]) -> Path:
+        """Return where it is.
+
+        Args:
+            received: is told the bytes as they come, and raises to end the transfer.
+
+        Raises:
+            OSError: it cannot be had.
+        """
+
+
 def files_folder(cache_dir: Path) -> Path:
     """Return the folder in which the files are kept."""
     return cache_dir.expanduser().absolute() / "stack"
@@ -80,6 +98,7 @@ def install(
     progress: Progress,
     check: Callable[[], None],
     artifacts: tuple[Artifact, ...] | None = None,
+    fetch: Fetch | None = None,
 ) -> Installed:
     """Make sure that every pinned file is in the cache, verified, and the registry unpacked.
 
@@ -88,6 +107,8 @@ def install(
 
     Args:
         check: is called a few times a second during a download, and may raise to end it.
+        artifacts: what is needed, instead of what the lock file pins.
+        fetch: where it comes from, instead of Maven Central.
 
     Raises:
         ArtifactUnavailableError: a file is missing and cannot be downloaded.
@@ -97,10 +118,11 @@ def install(
     folder = files_folder(cache_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         stamps = _Stamps(folder / "verified.json")
         missing = [artifact for artifact in wanted if not stamps.vouch_for(folder, artifact)]
         if missing:
-            _download(missing, folder, progress, check)
+            _download(missing, folder, _Meter(missing, progress), check, fetch or from_maven_central)
             for artifact in missing:
                 stamps.note(folder, artifact)
         stamps.save()
@@ -112,6 +134,13 @@ def install(
             f"The files of the stack cannot be kept in {folder}: {error.strerror or error}.",
             hint="About 450 MB are needed: free some space, or set cache_dir to another folder.",
         ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what downloads and unpackings that were killed have left behind."""
+    for left in [*folder.glob(".staging-*"), *folder.glob(".unpack-*")]:
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class _Stamps:
@@ -161,13 +190,14 @@ def sha256_of(path: Path) -> str:
 class _Meter:
     """Counts downloaded bytes over all threads, tells them every two seconds, and stops them on request."""
 
-    def __init__(self, total_bytes: int, progress: Progress) -> None:
-        self._total_bytes = total_bytes
+    def __init__(self, missing: list[Artifact], progress: Progress) -> None:
+        self._total_bytes = sum(artifact.size_bytes for artifact in missing)
         self._progress = progress
         self._lock = threading.Lock()
         self._done_bytes = 0
         self._told_at = time.monotonic()
         self.stopped = threading.Event()
+        progress(f"Downloading {len(missing)} files of the embedded stack ({self._total_bytes / 1e6:.0f} MB), once")
 
     def add(self, count: int) -> None:
         if self.stopped.is_set():
@@ -181,14 +211,27 @@ class _Meter:
         self._progress(f"Downloading Kafka and the schema registry: {done_mb:.0f} of {total_mb:.0f} MB")
 
 
-def _download(missing: list[Artifact], folder: Path, progress: Progress, check: Callable[[], None]) -> None:
-    total_bytes = sum(artifact.size_bytes for artifact in missing)
-    progress(f"Downloading {len(missing)} files of the embedded stack ({total_bytes / 1e6:.0f} MB), once")
-    meter = _Meter(total_bytes, progress)
+def from_maven_central(artifact: Artifact, folder: Path, received: Callable[[int], None]) -> Path:
+    """Let jgo download one file, in pure Python: never the mvn command."""
+    from jgo.maven import MavenContext, PythonResolver
+
+    @contextmanager
+    def metered(_name: str, _size_bytes: int) -> Iterator[Callable[[int], None]]:
+        yield received
+
+    group, name, version, classifier, packaging = artifact.coordinate.split(":")
+    context = MavenContext(resolver=PythonResolver(progress_callback=metered), repo_cache=folder, timeout=_TIMEOUT_S)
+    try:
+        return Path(context.project(group, name).at_version(version).artifact(classifier, packaging).resolve())
+    except RuntimeError as error:  # what jgo makes of a 404
+        raise FileNotFoundError(str(error)) from error
+
+
+def _download(missing: list[Artifact], folder: Path, meter: _Meter, check: Callable[[], None], fetch: Fetch) -> None:
     largest_first = sorted(missing, key=lambda artifact: -artifact.size_bytes)
     executor = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="download")
     try:
-        running: set[Future[None]] = {executor.submit(_fetch, each, folder, meter) for each in largest_first}
+        running: set[Future[None]] = {executor.submit(_bring, each, folder, meter, fetch) for each in largest_first}
         while running:
             finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -199,24 +242,11 @@ def _download(missing: list[Artifact], folder: Path, progress: Progress, check: 
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _fetch(artifact: Artifact, folder: Path, meter: _Meter) -> None:
+def _bring(artifact: Artifact, folder: Path, meter: _Meter, fetch: Fetch) -> None:
     """Download one file beside its place, verify it, and only then give it its name."""
-    import requests
-
-    staging = folder / f".staging-{artifact.sha256[:16]}-{threading.get_ident()}-{time.time_ns()}"
+    staging = folder / f".staging-{os.getpid()}-{artifact.sha256[:16]}"
     try:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                path = _maven_file(artifact, staging, meter)
-                break
-            except (requests.RequestException, RuntimeError) as error:  # jgo reports a 404 as RuntimeError
-                shutil.rmtree(staging, ignore_errors=True)
-                if attempt == _ATTEMPTS:
-                    raise ArtifactUnavailableError(
-                        f"{artifact.file_name} is not in the cache and cannot be downloaded ({type(error).__name__}).",
-                        hint="The first start needs the internet (Maven Central, 203 MB); a proxy is taken from "
-                        "HTTPS_PROXY. Later starts need no network.",
-                    ) from error
+        path = _fetch_patiently(artifact, staging, meter, fetch)
         found = sha256_of(path)
         if found != artifact.sha256:
             raise ChecksumMismatchError(
@@ -229,17 +259,22 @@ def _fetch(artifact: Artifact, folder: Path, meter: _Meter) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _maven_file(artifact: Artifact, staging: Path, meter: _Meter) -> Path:
-    from jgo.maven import MavenContext, PythonResolver
-
-    @contextmanager
-    def metered(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
-        yield meter.add
-
-    group, name, version, classifier, packaging = artifact.coordinate.split(":")
-    resolver = PythonResolver(progress_callback=metered)  # never the mvn command
-    context = MavenContext(resolver=resolver, repo_cache=staging, timeout=_TIMEOUT_S)
-    return Path(context.project(group, name).at_version(version).artifact(classifier, packaging).resolve())
+def _fetch_patiently(artifact: Artifact, staging: Path, meter: _Meter, fetch: Fetch) -> Path:
+    attempt = 1
+    while True:
+        try:
+            return fetch(artifact, staging, meter.add)
+        except OSError as error:  # also the root of what requests raises
+            shutil.rmtree(staging, ignore_errors=True)
+            if error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}:
+                raise
+            if attempt == _ATTEMPTS or meter.stopped.is_set():
+                raise ArtifactUnavailableError(
+                    f"{artifact.file_name} is not in the cache and cannot be downloaded ({type(error).__name__}).",
+                    hint="The first start needs the internet (Maven Central, 204 MB); a proxy is taken from "
+                    "HTTPS_PROXY. Later starts need no network.",
+                ) from error
+            attempt += 1
 
 
 def _unpack(folder: Path, archive: Artifact, progress: Progress) -> Path:
@@ -248,7 +283,7 @@ def _unpack(folder: Path, archive: Artifact, progress: Progress) -> Path:
     if (target / REGISTRY_JAR).is_file():
         return target
     progress("Unpacking the schema registry, once")
-    staging = folder / f".unpack-{threading.get_ident()}-{time.time_ns()}"
+    staging = folder / f".unpack-{os.getpid()}-{archive.sha256[:16]}"
     try:
         with tarfile.open(folder / archive.file_name) as tar:
             tar.extractall(staging, filter="data")

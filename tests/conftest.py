@@ -14,6 +14,7 @@ import pytest
 
 from config.settings import Settings, load_settings
 from stack.embedded import EmbeddedStack, Endpoints
+from stack.errors import StackInterruptedError
 from tests.containers import container_stack, wanted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,8 @@ def embedded_stack(home: Path, cache_dir: Path) -> Iterator[Endpoints]:
     )
     try:
         yield EmbeddedStack(home, cache_dir).up(progress=lambda line: print(line, file=sys.stderr))  # noqa: T201
+    except StackInterruptedError as error:  # it has stopped what it started; now the run itself must end
+        raise KeyboardInterrupt from error
     finally:
         EmbeddedStack(home, cache_dir).down()
         shutil.rmtree(home, ignore_errors=True)

@@ -73,7 +73,7 @@ def test_the_registry_keeps_its_schemas_and_refuses_what_breaks_readers(compose:
 
 
 def inside_address(compose: dict[str, Any]) -> str:
-    listeners = compose["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    listeners: str = compose["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     return dict(listener.split("://") for listener in listeners.split(","))["INSIDE"]
 
 
