@@ -1,0 +1,203 @@
+"""The bytes of a state: what they hold, how long they get, and what is refused."""
+
+import hashlib
+import random
+import struct
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+import pytest
+
+from features.apply import apply, fold
+from features.errors import StateError
+from features.finalize import finalize
+from features.retention import DISTINCT_IDS_MAX, SEEN_IDS_MAX
+from features.state import TRAILER_BYTES, Trailer, decode, encode, read_trailer
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
+from tests.logs import DAY, HOUR, MINUTE, NOON, SECOND, Log, event, folded, numbered
+
+KINDS = {CLICKS_TOPIC: ("page_view", "click", "search"), CARTS_TOPIC: ("add", "remove", "purchase")}
+
+
+def uuid_of(random_: random.Random) -> str:
+    digits = f"{random_.getrandbits(128):032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def a_days_log(topic: str) -> Log:
+    """Three visits of ten events, each around five products of three categories."""
+    random_ = random.Random(7)
+    events = []
+    for visit_ms in (-9 * HOUR, -5 * HOUR, 0):
+        products = [f"product-{random_.randrange(10_000)}" for _ in range(5)]
+        at_ms = visit_ms - random_.randrange(MINUTE)
+        for _ in range(10):
+            product = random_.choice(products)
+            category = f"category-{int(product[8:]) % 3}"
+            kind = random_.choice(KINDS[topic])
+            events.append(event(at_ms, kind, uuid_of(random_), product_id=product, category_id=category))
+            at_ms += random_.randrange(5 * SECOND, 90 * SECOND)
+    return numbered(events)
+
+
+def a_full_log() -> Log:
+    """Reach every cap at once: panes, ids, products and categories of the greatest length, values of 64 bits."""
+    random_ = random.Random(7)
+    events = []
+    times = [*range(-DAY, -10 * MINUTE, 10 * SECOND), *range(-10 * MINUTE, 0, 500)]
+    for n, at_ms in enumerate(times):
+        product = f"{n % 700:040d}"
+        fields: dict[str, Any] = {"product_id": product, "category_id": f"{n % 700:064d}"}
+        value = {"quantity": 1_000, "unit_price_minor": 10**9 - random_.randrange(10**6)}
+        events.append(event(at_ms, random_.choice(KINDS[CARTS_TOPIC]), uuid_of(random_), **fields, **value))
+    return numbered(events)
+
+
+@pytest.mark.parametrize("topic", [CLICKS_TOPIC, CARTS_TOPIC])
+def test_a_typical_user_takes_at_most_650_bytes(topic: str) -> None:
+    state = fold(None, a_days_log(topic)).state
+
+    assert len(state) <= 650
+
+
+def test_with_every_cap_reached_it_takes_at_most_32_kb() -> None:
+    blob = fold(None, a_full_log()).state
+    state = decode(blob)
+
+    assert len(state.seen) == SEEN_IDS_MAX
+    assert len(state.products) == len(state.categories) == DISTINCT_IDS_MAX
+    assert len(state.panes) > 180
+    assert len(blob) <= 32_768
+
+
+@pytest.mark.parametrize("log", [a_days_log(CLICKS_TOPIC), a_days_log(CARTS_TOPIC), a_full_log()])
+def test_decoding_and_encoding_gives_the_same_bytes(log: Log) -> None:
+    blob = fold(None, log).state
+
+    assert encode(decode(blob)) == blob
+
+
+def test_the_trailer_tells_what_it_was_built_from() -> None:
+    first = fold(None, numbered([event(0)], first_offset=4)).state
+    second = fold(first, numbered([event(1)], first_offset=9)).state
+
+    assert read_trailer(first) == Trailer(generation=0, built_from=0, version=5)
+    assert read_trailer(second) == Trailer(generation=0, built_from=5, version=10)
+    assert second[-TRAILER_BYTES:] == struct.pack(">HQQ", 0, 5, 10)
+
+
+def test_a_fold_keeps_the_generation() -> None:
+    repaired = decode(fold(None, numbered([event(0)])).state)
+    repaired.generation = 3
+
+    assert read_trailer(fold(encode(repaired), numbered([event(1)], 1)).state) == Trailer(3, 1, 2)
+
+
+def test_another_language_can_read_it_by_the_reference_page() -> None:
+    """docs/reference/state.md in code, with nothing of `features`."""
+    blob = fold(
+        None,
+        numbered(
+            [
+                event(-2 * HOUR, "add", quantity=2, unit_price_minor=250),
+                event(-61 * SECOND, "remove", product_id="p2", category_id="c1"),
+                event(0, "purchase", "last", product_id="p3", category_id="c2", unit_price_minor=900),
+            ],
+            first_offset=7,
+        ),
+    ).state
+
+    def times(newest: int, steps: Sequence[int]) -> list[int]:
+        return [newest - earlier for earlier in accumulate(steps)]
+
+    def key(text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    row = msgspec.msgpack.decode(blob[:-18])
+    assert struct.unpack(">HQQ", blob[-18:]) == (0, 0, 10)
+    assert row[:4] == [1, NOON, False, 5]
+    assert times(NOON, [10_000 * step for step in row[4]]) == [NOON, NOON - 70_000, NOON - 2 * HOUR]
+    assert row[5] == [0, 0, 1, 0, 900, 0, 1, 0, -100, 0, 1, 0, 0, 500, 0]
+    assert row[6] == [2 * HOUR, 0, 0, 61 * SECOND]
+    assert row[7] == [1, 0, 0, 500, 0, 0, 1, 1, -100, 900]
+    assert row[8] == ["p3", "p2", "p1"]
+    assert times(NOON, row[9]) == [NOON, NOON - 61 * SECOND, NOON - 2 * HOUR]
+    assert (row[11], row[12]) == (key("c2") + key("c1"), [0, 61 * SECOND])
+    assert row[14][:8] == key("last")
+    assert row[15] == [0, 61 * SECOND]
+    assert (row[10], row[13], row[16], len(row)) == (0, 0, 0, 17)
+
+
+GOOD = fold(None, a_days_log(CLICKS_TOPIC)).state
+
+
+def changed(index: int, value: Any) -> bytes:
+    row = msgspec.msgpack.decode(GOOD[:-TRAILER_BYTES])
+    row[index] = value
+    return msgspec.msgpack.encode(row) + GOOD[-TRAILER_BYTES:]
+
+
+@pytest.mark.parametrize(
+    ("junk", "wrong"),
+    [
+        pytest.param(b"", "too few", id="nothing"),
+        pytest.param(b"hello world", "too few", id="text"),
+        pytest.param(b"hello world, this is no state at all", "no state", id="more text"),
+        pytest.param(GOOD[:-1], "no state", id="cut at the end"),
+        pytest.param(GOOD[1:], "no state", id="cut at the start"),
+        pytest.param(b"\xc0" + GOOD[-TRAILER_BYTES:], "no state", id="null"),
+        pytest.param(changed(0, 2), "layout 2", id="another layout"),
+        pytest.param(changed(1, -1), "no state", id="a time before 1970"),
+        pytest.param(changed(1, "now"), "no state", id="a text for a time"),
+        pytest.param(changed(3, 0), "no state", id="no sums"),
+        pytest.param(changed(3, 4), "panes", id="another width"),
+        pytest.param(changed(3, 64), "no multiple of 64", id="a width that does not divide"),
+        pytest.param(changed(4, [0]), "panes", id="a pane without sums"),
+        pytest.param(changed(4, [-1]), "no state", id="a step backwards"),
+        pytest.param(changed(6, [0, 0]), "bounds", id="a session without sums"),
+        pytest.param(changed(8, ["p1", "p1"]), "products", id="a product twice"),
+        pytest.param(changed(8, [b"\xff"]), "no state", id="bytes for a product"),
+        pytest.param(changed(9, [2**60]), "1970", id="a product before 1970"),
+        pytest.param(changed(11, b"1234567"), "no multiple of 8", id="a cut key"),
+        pytest.param(changed(14, b""), "event ids", id="times without keys"),
+        pytest.param(changed(6, []), "no event", id="no session"),
+        pytest.param(GOOD[:-8] + bytes(8), "no event", id="version 0"),
+        pytest.param(msgspec.msgpack.encode([1]) + GOOD[-TRAILER_BYTES:], "no state", id="too few elements"),
+        pytest.param(
+            msgspec.msgpack.encode([*msgspec.msgpack.decode(GOOD[:-TRAILER_BYTES]), 1]) + GOOD[-TRAILER_BYTES:],
+            "no state",
+            id="too many elements",
+        ),
+    ],
+)
+def test_junk_is_refused_and_named(junk: bytes, wrong: str) -> None:
+    with pytest.raises(StateError) as refused:
+        decode(junk)
+
+    assert wrong in str(refused.value)
+    assert refused.value.hint
+
+
+def test_a_changed_byte_is_refused_or_is_another_state() -> None:
+    """No byte can make `decode`, `apply` or `finalize` fail in any other way than with StateError."""
+    random_ = random.Random(7)
+    for _ in range(3_000):
+        mutated = bytearray(GOOD)
+        for _ in range(random_.randrange(1, 4)):
+            mutated[random_.randrange(len(mutated))] = random_.randrange(256)
+        try:
+            state = decode(bytes(mutated))
+            finalize({CLICKS_TOPIC: state}, NOON)
+            apply(state, event(2 * DAY), 2**62)
+        except StateError:
+            continue
+
+
+def test_a_sum_beyond_64_bits_is_refused_not_wrapped() -> None:
+    state = folded(numbered([event(0, "add")]))
+    state.panes[NOON][3] = 2**64
+
+    with pytest.raises(StateError, match="does not fit"):
+        encode(state)
