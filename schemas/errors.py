@@ -65,5 +65,9 @@ class TopicError(SchemasError):
     """A topic is missing, could not be created, or has settings that would make results wrong."""
 
 
+class TopicNotSeenError(TopicError):
+    """The broker that answered does not know the topic: it does not exist, or was created a moment ago."""
+
+
 class DeliveryError(SchemasError):
     """The broker did not store some events that were sent."""

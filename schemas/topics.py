@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import tenacity
+
 from config.settings import Settings
-from schemas.errors import TopicError
+from schemas.errors import TopicError, TopicNotSeenError
 from schemas.event import DEAD_LETTERS_TOPIC, EVENT_TOPICS
 from schemas.kafka_client import MESSAGE_BYTES_MAX, broker_unavailable, client_settings
 
@@ -42,11 +44,19 @@ def ensure_topics(settings: Settings) -> dict[str, TopicInfo]:
         TopicError: a topic could not be created, or one that exists keeps the producer's timestamps.
     """
     admin = _admin(settings)
-    existing = _existing(admin, settings)
-    missing = [topic for topic in ALL_TOPICS if topic not in existing]
-    if missing:
-        _create(admin, settings, missing)
-    found = _describe(admin, settings, ALL_TOPICS)
+    # a broker learns of what was created or deleted a moment ago a little later than the controller
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TopicNotSeenError),
+        stop=tenacity.stop_after_delay(settings.kafka.timeout_s),
+        wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    ):
+        with attempt:
+            existing = _existing(admin, settings)
+            missing = [topic for topic in ALL_TOPICS if topic not in existing]
+            if missing:
+                _create(admin, settings, missing)
+            found = _describe(admin, settings, ALL_TOPICS)
     verify_topics(found)
     return found
 
@@ -128,7 +138,7 @@ def _create(admin: Any, settings: Settings, topics: Sequence[str]) -> None:
 
 
 def _describe(admin: Any, settings: Settings, topics: Sequence[str]) -> dict[str, TopicInfo]:
-    from confluent_kafka import KafkaException, TopicCollection
+    from confluent_kafka import KafkaError, KafkaException, TopicCollection
     from confluent_kafka.admin import ConfigResource, ResourceType
 
     timeout_s = settings.kafka.timeout_s
@@ -141,7 +151,8 @@ def _describe(admin: Any, settings: Settings, topics: Sequence[str]) -> dict[str
             description = described[topic].result()
             config = configured[resources[topic]].result()
         except KafkaException as error:
-            raise TopicError(
+            is_unknown = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            raise (TopicNotSeenError if is_unknown else TopicError)(
                 f"Kafka did not describe topic {topic} ({_reason(error)}).",
                 hint="Try again; if it stays so, check the right to describe topics.",
             ) from error
