@@ -223,7 +223,7 @@ def _redis(settings: Settings) -> Finding:
         hint = "Set `maxmemory-policy noeviction`: an evicted state is a wrong feature."
         return Finding("redis", Verdict.FAILED, f"its maxmemory-policy is {policy}", hint)
     if limit and int(information["used_memory"]) > _FULL_SHARE * limit:
-        hint = "Raise maxmemory: when it is full, the workers stop."
+        hint = "Set redis.url to a larger Redis of your own: when it is full, the workers stop."
         return Finding(
             "redis", Verdict.FAILED, f"more than {_FULL_SHARE:.0%} of its {limit / 1e6:.0f} MB are used", hint
         )

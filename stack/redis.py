@@ -10,6 +10,8 @@ from stack.ports import HOST, Ports
 from stack.processes import Launch
 from stack.service import Folders, clean_environment
 
+_MEMORY_MB = 400  # the three together stay below 900 MB; a Redis of one's own, by redis.url, may hold more
+
 # What holds for the server of `compose.yaml`, too; a unit test compares them.
 SERVER_SETTINGS = {
     "appendonly": "yes",
@@ -66,6 +68,7 @@ class Redis:
             "save": '""',
             "logfile": '""',
             "tcp-keepalive": "60",
+            "maxmemory": f"{_MEMORY_MB}mb",
             **SERVER_SETTINGS,
         }
         text = "".join(f"{key} {value}\n" for key, value in settings.items())

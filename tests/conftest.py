@@ -15,7 +15,7 @@ import pytest
 from config.settings import Settings, load_settings
 from stack.embedded import EmbeddedStack, Endpoints
 from stack.errors import StackInterruptedError
-from tests.containers import container_stack, wanted
+from tests.containers import container_stack, engine_problem, wanted
 
 ROOT = Path(__file__).resolve().parent.parent
 REES46_FILE = ROOT.parent / "shared" / "data" / "rees46-2019-10-01-sample.csv"
@@ -55,6 +55,9 @@ def cache_dir() -> Path:
 def stack(cache_dir: Path) -> Iterator[Endpoints]:
     """Real Kafka, schema registry and Redis for the whole run: embedded, or containers where that is asked for."""
     if wanted():
+        problem = engine_problem()
+        if problem:
+            pytest.skip(problem)
         with container_stack() as endpoints:
             yield endpoints
         return
