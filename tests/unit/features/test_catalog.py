@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from features.catalog import FEATURES, STATUS_FIELDS, VIEWS, WINDOWS, as_markdown
+from features.catalog import FEATURES, STATUS_FIELDS, VIEWS, WINDOWS, Feature, StatusField, as_markdown
 from schemas.event import EVENT_TOPICS
 from tests.logs import event, values_of
 
@@ -16,9 +16,10 @@ DESIGN = {
     "seconds_since_last_event": "24h",
 }
 SESSION = (
-    "open capped start_ms duration_s event_count page_view_count click_count search_count cart_add_count cart_value_minor "
-    "product_distinct"
+    "open capped start_ms duration_s event_count page_view_count click_count search_count cart_add_count "
+    "cart_value_minor product_distinct"
 )
+OUTPUTS: tuple[Feature | StatusField, ...] = (*FEATURES, *STATUS_FIELDS)
 PYTHON_TYPES = {"int": int, "float": float, "bool": bool, "strings": list}
 
 
@@ -40,8 +41,8 @@ def test_values_have_the_declared_types() -> None:
     busy = values_of([event(0, product_id="p1", category_id="c1"), event(1, "add")])
     nobody = values_of([])
 
-    assert list(busy) == [output.name for output in (*FEATURES, *STATUS_FIELDS)]
-    for output in (*FEATURES, *STATUS_FIELDS):
+    assert list(busy) == [output.name for output in OUTPUTS]
+    for output in OUTPUTS:
         assert type(busy[output.name]) is PYTHON_TYPES[output.dtype], output.name
         assert output.nullable or type(nobody[output.name]) is PYTHON_TYPES[output.dtype], output.name
 

@@ -37,7 +37,7 @@ def test_decides_by_the_table(stored: Trailer | None, new: Trailer, outcome: Wri
 
 
 def test_a_stale_cache_cannot_undo_what_another_worker_applied() -> None:
-    """A partition moves A -> B -> A; A still holds its old state, and would write a greater version without B's event."""
+    """A partition moves A -> B -> A; A's old state would give a greater version without B's event."""
     first, second, third = numbered([event(0), event(SECOND), event(2 * SECOND)])
     cache_of_a = fold(None, [first]).state
     stored = fold(cache_of_a, [second]).state  # by B
