@@ -18,7 +18,7 @@ from schemas.event import Event
 from schemas.producer import Delivery
 from serving.reader import FeatureReader
 from stack.embedded import EmbeddedStack, Endpoints
-from streams.observing import WorkerReport, partition_lags, read_workers
+from streams.observing import GroupLags, WorkerReport, read_workers
 from traffic.pacing import Pacer
 from traffic.rees46 import ImportReport, Rees46File
 from traffic.sending import TrafficSummary, open_sender
@@ -244,7 +244,8 @@ class DemoRun:
                 summary = sender.run(events, pacer, self._sent)
                 sent_s = time.monotonic()
                 self._tell("Waiting until all is read, stored and committed")
-                self._wait_for(self._all_committed, process, DRAIN_TIMEOUT_S, "committed every record")
+                lags = GroupLags(self._settings)
+                self._wait_for(lambda: self._all_committed(lags), process, DRAIN_TIMEOUT_S, "committed every record")
                 done_s = time.monotonic()
             finally:
                 stop_view()
@@ -283,8 +284,8 @@ class DemoRun:
     def _sent(self, count: int) -> None:
         self._live.sent_count = count
 
-    def _all_committed(self) -> bool:
-        self._live.lag_records = sum(lag.lag_records for lag in partition_lags(self._settings))
+    def _all_committed(self, lags: GroupLags) -> bool:
+        self._live.lag_records = lags.total()
         return self._live.lag_records == 0
 
     def _watch_workers(self) -> Callable[[], None]:

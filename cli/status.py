@@ -13,9 +13,9 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
     """Show each partition's position, the rows of the lake, and freshness."""
     settings = invocation(ctx).settings().require("kafka")
     from sinks.lake_reads import table_counts
-    from streams.observing import partition_lags, read_workers
+    from streams.observing import GroupLags, read_workers
 
-    lags = partition_lags(settings)
+    lags = GroupLags(settings).read()
     workers = read_workers(settings)
     payload: dict[str, Any] = {
         "group": settings.worker.group_id,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import tenacity
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import Settings
@@ -69,46 +70,85 @@ class WorkerReport:
         return next(1000 * bound for bound in bounds if self.freshness_s[bound] >= quantile * total)
 
 
-def partition_lags(settings: Settings) -> list[PartitionLag]:
-    """Ask Kafka for the positions of every event partition, in order.
+class GroupLags:
+    """Asks Kafka how far the group is, over one connection.
 
     Raises:
         BrokerUnavailableError: Kafka does not answer.
         TopicError: an event topic does not exist.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-    from confluent_kafka import TopicPartition as NativePartition
-    from confluent_kafka.admin import AdminClient, OffsetSpec
 
-    topics = describe_topics(settings)
-    partitions = [
-        NativePartition(topic, number) for topic in EVENT_TOPICS for number in range(topics[topic].partition_count)
-    ]
-    admin = AdminClient(client_settings(settings.kafka))
-    timeout_s = settings.kafka.timeout_s
-    group = ConsumerGroupTopicPartitions(settings.worker.group_id, partitions)
-    asked = admin.list_consumer_group_offsets([group], request_timeout=timeout_s)
-    earliest = admin.list_offsets({tp: OffsetSpec.earliest() for tp in partitions}, request_timeout=timeout_s)
-    latest = admin.list_offsets({tp: OffsetSpec.latest() for tp in partitions}, request_timeout=timeout_s)
-    try:
-        committed = {
-            (tp.topic, tp.partition): tp.offset
-            for tp in asked[settings.worker.group_id].result(timeout_s).topic_partitions
-        }
+    def __init__(self, settings: Settings) -> None:
+        from confluent_kafka.admin import AdminClient
+
+        self._settings = settings
+        topics = describe_topics(settings)
+        self._partitions = [
+            TopicPartition(topic, number) for topic in EVENT_TOPICS for number in range(topics[topic].partition_count)
+        ]
+        self._admin = AdminClient(client_settings(settings.kafka))
+
+    def read(self) -> list[PartitionLag]:
+        """Return the positions of every event partition, in order.
+
+        Raises:
+            BrokerUnavailableError: Kafka does not answer.
+        """
+        from confluent_kafka import KafkaException
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_passing),
+            stop=tenacity.stop_after_delay(self._settings.kafka.timeout_s),
+            wait=tenacity.wait_fixed(0.1),
+            reraise=True,
+        )
+        try:
+            return retrying(self._ask)
+        except (KafkaException, TimeoutError) as error:
+            raise BrokerUnavailableError(
+                f"Kafka at {self._settings.kafka.bootstrap_servers} did not tell the group's offsets ({error}).",
+                hint="Check it with `shopstream doctor`.",
+            ) from error
+
+    def total(self) -> int:
+        """Return how many records the group has not committed."""
+        return sum(lag.lag_records for lag in self.read())
+
+    def _ask(self) -> list[PartitionLag]:
+        from confluent_kafka import ConsumerGroupTopicPartitions
+        from confluent_kafka import TopicPartition as NativePartition
+        from confluent_kafka.admin import OffsetSpec
+
+        timeout_s = self._settings.kafka.timeout_s
+        native = {tp: NativePartition(*tp) for tp in self._partitions}
+        group = ConsumerGroupTopicPartitions(self._settings.worker.group_id, list(native.values()))
+        asked = self._admin.list_consumer_group_offsets([group], request_timeout=timeout_s)
+        earliest, latest = (
+            self._admin.list_offsets(dict.fromkeys(native.values(), spec), request_timeout=timeout_s)
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        )
+        answered = asked[self._settings.worker.group_id].result(timeout_s)
+        committed = {(tp.topic, tp.partition): tp.offset for tp in answered.topic_partitions}
         return [
             PartitionLag(
-                tp=TopicPartition(tp.topic, tp.partition),
-                earliest=earliest[tp].result(timeout_s).offset,
-                produced=latest[tp].result(timeout_s).offset,
-                committed=offset if (offset := committed.get((tp.topic, tp.partition), -1)) >= 0 else None,
+                tp=tp,
+                earliest=earliest[key].result(timeout_s).offset,
+                produced=latest[key].result(timeout_s).offset,
+                committed=offset if (offset := committed.get(tp, -1)) >= 0 else None,
             )
-            for tp in partitions
+            for tp, key in native.items()
         ]
-    except (KafkaException, TimeoutError) as error:
-        raise BrokerUnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers} did not tell the group's offsets ({error}).",
-            hint="Check it with `shopstream doctor`.",
-        ) from error
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Tell whether the broker only asks for patience: the group's coordinator is being loaded or moved."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    return isinstance(error, KafkaException) and error.args[0].code() in {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
 
 
 def read_workers(settings: Settings) -> WorkerReport:

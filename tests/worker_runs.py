@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.demo_check import compare_features, compare_positions, expected_applied
 from config.settings import Settings
-from streams.observing import partition_lags, read_workers
+from streams.observing import GroupLags, read_workers
 from tests.waiting import wait_until
 from traffic.pacing import Pacer
 from traffic.sending import open_sender
@@ -40,22 +40,20 @@ def send(settings: Settings, events: Iterable[TimedEvent], log: SentLog, *, brok
 
 def wait_ready(settings: Settings, process: "subprocess.Popen[bytes]", log_path: Path, *, workers: int = 1) -> None:
     """Wait until so many workers own all partitions between them."""
+    partition_count = len(GroupLags(settings).read())
 
     def ready() -> bool:
         assert process.poll() is None, log_path.read_text()
         report = read_workers(settings)
-        return report.worker_count >= workers and len(report.read) == len(partition_lags(settings))
+        return report.worker_count >= workers and len(report.read) == partition_count
 
     wait_until(ready, START_DEADLINE_S, lambda: f"the worker took no partitions: {tail(log_path)}")
 
 
 def wait_committed(settings: Settings, log_path: Path) -> None:
     """Wait until every record is committed."""
-
-    def lag() -> int:
-        return sum(lag.lag_records for lag in partition_lags(settings))
-
-    wait_until(lambda: lag() == 0, DRAIN_DEADLINE_S, lambda: f"a lag of {lag()} stays: {tail(log_path)}")
+    lags = GroupLags(settings)
+    wait_until(lambda: lags.total() == 0, DRAIN_DEADLINE_S, lambda: f"a lag of {lags.total()} stays: {tail(log_path)}")
 
 
 def assert_exact(settings: Settings, log: SentLog, *, users_max: int = 300) -> None:

@@ -11,7 +11,7 @@ from cli.worker_process import stop_worker, worker_process
 from config.settings import Settings, as_environment
 from sinks.lake_reads import offsets, table_counts
 from sinks.tables import LAKE_TABLES
-from streams.observing import partition_lags, read_workers
+from streams.observing import GroupLags, read_workers
 from tests.worker_runs import (
     applied_by_oracle,
     assert_exact,
@@ -141,7 +141,7 @@ def test_a_sink_that_is_gone_stops_the_worker_without_a_commit(settings: Setting
     with worker_process(hasty, log_path) as process:
         until(lambda: process.poll() is not None, "the worker goes on without its lake")
         assert process.returncode == 1
-    assert all(lag.committed is None for lag in partition_lags(settings))
+    assert all(lag.committed is None for lag in GroupLags(settings).read())
     assert "lake" in tail(log_path)
     settings.lake_path.unlink()
     with worker_process(settings, log_path) as process:
