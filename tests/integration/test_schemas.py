@@ -344,3 +344,21 @@ def test_the_command_registers_checks_and_compares(
     code, answer = call("diff", f"{CARTS_TOPIC}@latest", str(worse))
     assert (code, answer["compatible"]) == (3, False)
     assert call("diff", f"{CARTS_TOPIC}@7", str(worse)) == (1, None)
+
+
+def test_the_how_to_works_as_it_is_written(
+    settings: Settings, topics: tuple[str, ...], registry: RegistryClient, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs" / "how-to" / "publish-events.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("SHOPSTREAM_KAFKA__BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers)
+    monkeypatch.setenv("SHOPSTREAM_REGISTRY__URL", settings.registry.url)
+    monkeypatch.chdir(root)
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "publish-events.md", "exec"), {"__name__": "how_to"})
+    carts = events_of(decode_all(codec, read(settings, CARTS_TOPIC, 1), settings.kafka.partitions))
+    assert [(event.kind, event.quantity, event.unit_price_minor) for event in carts] == [("add", 2, 1_999)]
+    seen = events_of(decode_all(codec, read(settings, CLICKS_TOPIC, 2), settings.kafka.partitions))
+    assert sorted(event.kind for event in seen) == ["click", "page_view"]
