@@ -11,6 +11,7 @@ SchemasError
 ├── EncodeError                  an event that its schema cannot hold
 ├── BrokerUnavailableError       Kafka does not answer
 ├── TopicError                   a topic is missing or is not what the system needs
+│   └── TopicNotSeenError        it exists, but not for the broker that was asked
 └── DeliveryError                events were handed over but not stored by the broker
 """
 

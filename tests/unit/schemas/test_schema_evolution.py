@@ -2,6 +2,7 @@
 
 import json
 import threading
+import tracemalloc
 from io import BytesIO
 from typing import Any
 
@@ -156,6 +157,26 @@ def test_a_negative_symbol_is_found(body: bytes, words: str, foreign: Foreign, s
     result = foreign.decode_bytes(CLICKS_TOPIC, value)
     assert isinstance(result, DeadLetter)
     assert result.reason == Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("items", ["string", "long", "boolean", ["null", "int"]])
+def test_a_huge_count_allocates_nothing(items: Any, foreign: Foreign) -> None:
+    schema = with_more({"name": "many", "type": {"type": "array", "items": items}})
+    good = foreign.decode(schema, many=[])
+    assert isinstance(good, Decoded)
+    out = BytesIO()
+    schemaless_writer(out, parse_schema(schema), FIELDS[CLICKS_TOPIC] | {"many": []})
+    huge = b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"  # 2**63 - 1
+    value = b"\0" + good.schema_id.to_bytes(4, "big") + out.getvalue()[:-1] + huge + b"\0\0"
+    tracemalloc.start()
+    try:
+        result = foreign.decode_bytes(CLICKS_TOPIC, value)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(result, DeadLetter)
+    assert result.reason == Reason.UNDECODABLE
+    assert peak_bytes < 1_000_000
 
 
 def test_a_writer_without_a_required_field(foreign: Foreign) -> None:
