@@ -21,7 +21,7 @@ from schemas.event import EVENT_TOPICS, Event
 from tests.logs import DAY, HOUR, MINUTE, SECOND, Log, event, logs_of, numbered, states_of
 from tests.oracle import accepted, expected
 
-EXAMPLES = settings(max_examples=200, deadline=None, database=None, print_blob=True)
+EXAMPLES = settings(max_examples=120, deadline=None, database=None, print_blob=True)
 
 EDGES = (10 * SECOND, MINUTE, 5 * MINUTE, LATENESS_MS, 15 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 12 * HOUR, DAY)
 steps_ms = st.one_of(

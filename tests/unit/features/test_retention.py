@@ -61,6 +61,10 @@ class TestIntervals:
 
         assert len(state.intervals) == 49
 
+    def test_a_gap_of_30_min_lies_within_one(self) -> None:
+        assert len(folded(numbered([event(0), event(GAP)])).intervals) == 1
+        assert len(folded(numbered([event(0), event(GAP + 1)])).intervals) == 2
+
     def test_one_is_kept_while_its_end_is_at_most_24_h_30_min_ago(self) -> None:
         kept = folded(numbered([event(-DAY - GAP), event(0)]))
         dropped = folded(numbered([event(-DAY - GAP - 1), event(0)]))
@@ -123,6 +127,15 @@ class TestDistinctCaps:
 
         assert flags(events, DAY - 1) == (True, False)
         assert flags(events, DAY) == (False, False)
+
+    def test_the_flag_stays_while_the_open_session_reaches_further_back_than_the_window(self) -> None:
+        step_ms = DAY // DISTINCT_IDS_MAX
+        events = [event(n * step_ms, product_id=f"p{n}") for n in range(DISTINCT_IDS_MAX + 1)]
+        values = values_of(events)
+
+        assert (values["session_event_count"], values["session_product_distinct"]) == (257, 256)
+        assert flags(events) == (True, False)
+        assert flags(events, DAY + GAP + 1) == (False, False)
 
     def test_an_id_that_comes_back_is_counted_again(self) -> None:
         ids = [f"p{n}" for n in range(300)]
