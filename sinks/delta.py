@@ -149,14 +149,21 @@ class DeltaAppender:
         """Return which positions between the first and the last of these rows the table holds in its snapshot."""
         name = self._table.position
         first, last = pc.min_max(rows.column(name)).as_py().values()
-        topic_id, _, _ = rows.column("log_epoch")[0].as_py().rpartition(":")
-        between = (pc.field(name) >= first) & (pc.field(name) <= last)
-        same_log = pc.starts_with(pc.field("log_epoch"), f"{topic_id}:")  # a topic may have got more partitions
-        same_partition = (pc.field("topic") == rows.column("topic")[0]) & (
-            pc.field("partition") == rows.column("partition")[0]
+        epoch, topic, partition = (rows.column(column)[0].as_py() for column in ("log_epoch", "topic", "partition"))
+        # without the pruning every file of the table costs 0.7 ms, though none is opened
+        files = handle.to_pyarrow_dataset(
+            file_pruning_predicate=[
+                ("topic", "=", topic),
+                ("partition", "=", partition),
+                (name, ">=", first),
+                (name, "<=", last),
+            ]
         )
-        found = handle.to_pyarrow_dataset().to_table(columns=[name], filter=between & same_partition & same_log)
-        return found.column(name)
+        between = (pc.field(name) >= first) & (pc.field(name) <= last)
+        same_partition = (pc.field("topic") == topic) & (pc.field("partition") == partition)
+        # not the same epoch: the topic may have got more partitions since
+        same_log = pc.starts_with(pc.field("log_epoch"), epoch.rpartition(":")[0] + ":")
+        return files.to_table(columns=[name], filter=between & same_partition & same_log).column(name)
 
     def _current_handle(self) -> DeltaTable:
         if self._handle is None or self._handle_commits >= HANDLE_COMMITS_MAX:

@@ -142,7 +142,14 @@ def read_raw_tables(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT
     handle = _opened(lake, RAW_EVENTS)
     if handle is None:
         return
-    dataset = handle.to_pyarrow_dataset()
+    dataset = handle.to_pyarrow_dataset(
+        file_pruning_predicate=[
+            ("topic", "=", stretch.topic),
+            ("partition", "=", stretch.partition),
+            ("offset", ">=", stretch.first_offset),
+            ("offset", "<", stretch.end_offset),
+        ]
+    )
     offset = pc.field("offset")
     inside = (pc.field("log_epoch") == stretch.log_epoch) & (pc.field("topic") == stretch.topic)
     inside &= pc.field("partition") == stretch.partition
