@@ -197,7 +197,8 @@ class _Meter:
         self._done_bytes = 0
         self._told_at = time.monotonic()
         self.stopped = threading.Event()
-        progress(f"Downloading {len(missing)} files of the embedded stack ({self._total_bytes / 1e6:.0f} MB), once")
+        files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        progress(f"Downloading {files} of the embedded stack ({self._total_bytes / 1e6:.0f} MB), once")
 
     def add(self, count: int) -> None:
         if self.stopped.is_set():

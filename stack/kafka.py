@@ -62,7 +62,7 @@ class Kafka:
     name: str = "kafka"
     title: str = "Kafka"
     needs_artifacts: bool = True
-    start_timeout_s: float = 60.0
+    start_timeout_s: float = 90.0
     stop_timeout_s: float = 30.0
 
     def marker(self, folders: Folders) -> str:

@@ -16,6 +16,7 @@ from config.settings import Settings, load_settings
 from stack.embedded import EmbeddedStack, Endpoints
 from stack.errors import StackInterruptedError
 from tests.containers import container_stack, engine_problem, wanted
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 REES46_FILE = ROOT.parent / "shared" / "data" / "rees46-2019-10-01-sample.csv"
@@ -100,6 +101,9 @@ def topics(settings: Settings) -> tuple[str, ...]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
+    wait_until(
+        lambda: not set(names) & set(admin.list_topics(timeout=30).topics), 60, "the topics of the last test stay"
+    )
     ensure_topics(settings)
     return names
 
