@@ -71,8 +71,9 @@ def produce(
         if rees46 is None:
             count: int | None = max(1, round(rate * seconds))
             config = _config(start_ms, rate, seed, users, (late, disordered, duplicates, broken), currency)
+            start_s = time.monotonic()
             events = Simulator(config, count).events()
-            pacer = Pacer(clock=time.monotonic, sleep=time.sleep, stopped=stopped)
+            pacer = Pacer(clock=time.monotonic, sleep=time.sleep, start_s=start_s, stopped=stopped)
         else:
             count = None
             file = Rees46File(rees46, currency, start_ms)

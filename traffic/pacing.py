@@ -16,6 +16,7 @@ class Pacer:
         clock: monotonic seconds.
         sleep: pauses for that many seconds, or about.
         speed: times real time; None sends at full speed, whatever `send_ms` says.
+        start_s: reading of the clock at which `send_ms` is 0; None for the moment of the first call of `batches`.
         stopped: asked before each batch; True ends the run.
 
     Attributes:
@@ -29,6 +30,7 @@ class Pacer:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         speed: float | None = 1.0,
+        start_s: float | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         if speed is not None and speed <= 0.0:
@@ -36,6 +38,7 @@ class Pacer:
         self._clock = clock
         self._sleep = sleep
         self._speed = speed
+        self._start_s = start_s
         self._stopped = stopped
         self._first_s = self._last_s = 0.0
         self.sent_count = 0
@@ -53,13 +56,10 @@ class Pacer:
         return self._last_s - self._first_s
 
     def batches(self, events: Iterable[TimedEvent]) -> Iterator[list[TimedEvent]]:
-        """Yield the events in their order, none before it is due, at most 500 at once.
-
-        `send_ms` counts from the moment of the first call.
-        """
+        """Yield the events in their order, none before it is due, at most 500 at once."""
         source = iter(events)
         timed = next(source, None)
-        self._first_s = self._last_s = self._clock()
+        self._first_s = self._last_s = self._clock() if self._start_s is None else self._start_s
         while timed is not None and not self._stopped():
             due_ms = self._due_ms()
             batch: list[TimedEvent] = []

@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate
 from random import Random
-from typing import NamedTuple
+
+import msgspec
 
 _DRAWS = 4_096
 _WORDS = ("lamp", "kettle", "sofa", "phone", "tyre", "boots", "watch", "drill", "tent", "desk", "mixer", "jacket")
@@ -24,7 +26,7 @@ class Act(IntEnum):
     PURCHASE = 6
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One step of a session.
 
     Attributes:
@@ -94,14 +96,13 @@ class Catalogue:
 
 def zipf(rng: Random, size: int, exponent: float) -> Iterator[int]:
     """Draw indexes 0..size-1 for ever, index k with a probability in proportion to 1 / (k + 1) ** exponent."""
-    total = 0.0
-    cumulated = []
-    for rank in range(1, size + 1):
-        total += rank**-exponent
-        cumulated.append(total)
-    indexes = range(size)
-    while True:
-        yield from rng.choices(indexes, cum_weights=cumulated, k=_DRAWS)
+    cumulated = list(accumulate(rank**-exponent for rank in range(1, size + 1)))
+
+    def draw() -> Iterator[int]:
+        while True:
+            yield from rng.choices(range(size), cum_weights=cumulated, k=_DRAWS)
+
+    return draw()
 
 
 def geometric(rng: Random, mean: float) -> int:

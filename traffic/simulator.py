@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+import msgspec
+
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from traffic.shop import Act, Catalogue, Funnel, Step, Visitors, zipf
 from traffic.timed import BrokenEvent, Defect, Mark, TimedEvent
@@ -21,6 +23,7 @@ _WITHOUT_PRODUCT: Final = (Act.VIEW_LIST, Act.SEARCH)
 _RECOMMENDED: Final = 10  # the first positions of a list are recommendations
 _CART_DEFECTS: Final = frozenset({Defect.NEGATIVE_QUANTITY, Defect.WRONG_TYPE})
 _RECENT: Final = 256  # events of which one may be sent a second time
+_OPENING_SHARE: Final = 0.5  # of the events, until as many sessions are open as should be
 _STEPS_PER_SESSION: Final = 5  # about; bounds how many sessions a short run opens at once
 
 
@@ -71,8 +74,8 @@ class SimulatorConfig:
         return max(100, round(20 * self.rate)) if self.users is None else self.users
 
 
-@dataclass(slots=True)
-class _Session:
+class _Session(msgspec.Struct, gc=False):
+    # gc=False here and in Step: tens of thousands are open at once, and tracing them would stop the traffic for 0.1 s
     session_id: str
     user: int
     user_id: str
@@ -99,6 +102,7 @@ class Simulator:
         self._users = zipf(rng, config.user_count, 1.0)
         self._busy: set[int] = set()
         self._open: list[_Session] = []
+        self._open_wanted = self._sessions_at_once()
         self._steps_open = 0
         self._step_share = 1.0 - config.broken_share - config.duplicate_share
         self._sessions_started = 0
@@ -112,7 +116,6 @@ class Simulator:
         config, rng = self._config, self._rng
         shares = (config.broken_share, config.duplicate_share, config.late_share, config.disorder_share)
         until_broken, until_duplicate, until_late, until_disordered = _cumulated(shares)
-        self._open_first()
         recent: deque[TimedEvent] = deque(maxlen=_RECENT)
         defects = _for_ever(tuple(Defect))
         late_due = 0  # a late event needs an earlier one of its session, so it may have to wait for one
@@ -139,13 +142,12 @@ class Simulator:
                 yield timed
             tick += 1
 
-    def _open_first(self) -> None:
+    def _sessions_at_once(self) -> int:
         at_once = self._config.rate * self._config.think_s
         if self._count is not None:
             at_once = min(at_once, self._count / (3 * _STEPS_PER_SESSION))
         # a user has one session at a time; a quarter of them keeps a free one quick to find
-        for _ in range(max(1, int(min(at_once, self._config.user_count / 4)))):
-            self._open.append(self._start())
+        return max(1, int(min(at_once, self._config.user_count / 4)))
 
     def _start(self) -> _Session:
         user = self._free_user()
@@ -170,20 +172,25 @@ class Simulator:
     def _turn(self, tick: int) -> _Session:
         """Return the open session whose turn it is; one that has ended makes room for a new one, or leaves."""
         sessions = self._open
+        if len(sessions) < self._open_wanted and self._rng.random() < _OPENING_SHARE and self._may_open(tick):
+            return self._first_of_another()
         while len(sessions) > 0:
             at = int(self._rng.random() * len(sessions))
             session = sessions[at]
             if session.steps:
-                break
+                self._steps_open -= 1
+                return session
             self._busy.discard(session.user)
             if self._may_open(tick):
                 sessions[at] = self._start()
             else:
                 sessions[at] = sessions[-1]
                 sessions.pop()
-        else:  # the last ended a tick too early
-            session = self._start()
-            sessions.append(session)
+        return self._first_of_another()
+
+    def _first_of_another(self) -> _Session:
+        session = self._start()
+        self._open.append(session)
         self._steps_open -= 1
         return session
 
@@ -200,7 +207,7 @@ class Simulator:
 
     def _event(self, session: _Session, step: Step, tick: int, event_time_ms: int) -> Event:
         shop = self._shop
-        act, product, amount = step
+        act, product, amount = step.act, step.product, step.amount
         searches, clicks, in_cart = act == Act.SEARCH, act == Act.CLICK, act >= Act.ADD
         return Event(
             event_id=f"{self._run_id}-{tick:x}",

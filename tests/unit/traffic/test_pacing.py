@@ -105,6 +105,14 @@ def test_a_request_to_stop_is_seen_while_waiting(clock: Clock) -> None:
     assert clock.now_s - started_s == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_schedule_may_have_begun_before(clock: Clock) -> None:
+    """Preparing the source took 50 ms: what was due meanwhile goes first, the rest is on time."""
+    paced = Pacer(clock=clock, sleep=clock.sleep, start_s=clock.now_s - 0.05)
+    sizes = [len(batch) for batch in paced.batches(events(1_000, 1_000.0))]
+    assert sizes[0] == pytest.approx(50, abs=1)
+    assert paced.seconds == pytest.approx(0.999, abs=0.005)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_events_have_no_rate(clock: Clock, count: int) -> None:
     paced = pacer(clock)

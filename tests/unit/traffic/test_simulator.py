@@ -85,8 +85,7 @@ def test_a_bounded_run_holds_whole_sessions(count: int) -> None:
     simulator = Simulator(config, count)
     events = list(simulator.events())
     assert len(events) == count
-    cut_short = [session for session in simulator._open if session.steps]
-    assert len(cut_short) <= 5
+    assert sum(len(session.steps) for session in simulator._open) <= 25
 
 
 def test_the_same_seed_gives_the_same_events_in_any_process() -> None:
@@ -132,7 +131,7 @@ def test_events_are_sent_evenly_and_happen_when_they_are_sent(traffic: list[Time
 
 
 def test_shares_are_as_configured() -> None:
-    config = {"late_share": 0.01, "disorder_share": 0.02, "duplicate_share": 0.03, "broken_share": 0.04}
+    config = {"late_share": 0.03, "disorder_share": 0.04, "duplicate_share": 0.05, "broken_share": 0.06}
     marks = Counter(t.mark for t in simulate(50_000, **config))
     measured = [marks[mark] / 50_000 for mark in (Mark.LATE, Mark.DISORDERED, Mark.DUPLICATE, Mark.BROKEN)]
     assert measured == pytest.approx(list(config.values()), rel=0.1)
