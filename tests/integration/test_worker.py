@@ -1,8 +1,10 @@
 """The worker on the real stack: what it promises when it is stopped, killed, or joined by another."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,11 +47,10 @@ def test_every_record_arrives_once_and_every_defect_gets_its_reason(settings: Se
     assert_exact(settings, log)
     assert report.outcomes["applied"] == applied_by_oracle(log)
     assert sum(report.outcomes.values()) == log.acknowledged_count
-    expected = {}
+    expected: Counter[str] = Counter()
     for defect, count in log.defect_counts.items():
-        reason = EXPECTED_REASONS[defect].value
-        expected[reason] = expected.get(reason, 0) + count
-    assert dict(report.dead_letters) == expected
+        expected[EXPECTED_REASONS[defect].value] += count
+    assert report.dead_letters == expected
     assert set(log.defect_counts) == set(Defect)
 
 
@@ -106,8 +107,6 @@ def test_two_workers_share_the_partitions_and_one_takes_over(settings: Settings,
 
 
 def test_faust_runs_the_same_worker(settings: Settings, log_path: Path) -> None:
-    import os
-
     log = SentLog()
     send(settings, traffic(500, seed=8), log)
     faust = Path(sys.executable).with_name("faust")
