@@ -1,5 +1,6 @@
 """How one writer's schema is read into the schema of this release; made once per schema id."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -37,9 +38,11 @@ class DecodingPlan:
 
     Attributes:
         topic: the event topic that its record belongs to.
-        reader: our schema; None if the writer's bytes are the same, which is read without resolution.
-        reads_strictly_first: the writer has fields that we skip. fastavro does not check the length of what it skips,
-            so the body is read whole once before it is resolved.
+        reader: our schema, for fastavro to resolve; None if every field that both have is of the same type, so that
+            what was written need only be taken by name.
+        absent: defaults of our fields that the writer does not have.
+        reads_strictly_first: the writer has fields that a resolution would skip. fastavro does not check the length of
+            what it skips, so the body is read whole once before.
         negative_indices: the bytes that a negative branch or symbol would be written as, which fastavro takes for one
             from the end; a body that holds one is looked at strictly. Text and numbers of good events hardly ever do.
     """
@@ -49,11 +52,12 @@ class DecodingPlan:
     record_name: str
     writer: dict[str, Any]
     reader: dict[str, Any] | None
+    absent: Mapping[str, Any]
     reads_strictly_first: bool
     negative_indices: tuple[bytes, ...]
 
     def read(self, body: bytes) -> dict[str, Any] | Problem:
-        """Read an Avro body without its frame; what is returned has the fields of our schema."""
+        """Read an Avro body without its frame; what is returned has every field of our schema, and may have more."""
         stream = BytesIO(body)
         try:
             if self.reads_strictly_first:
@@ -69,6 +73,8 @@ class DecodingPlan:
         for byte in self.negative_indices:
             if byte in body and (broken := first_break(self.writer, body)):
                 return self._corrupt(body, broken)
+        if self.absent:
+            fields.update(self.absent)
         return fields
 
     def _corrupt(self, body: bytes, otherwise: str) -> Problem:
@@ -112,13 +118,19 @@ def plan_for(schema_id: int, text: str) -> DecodingPlan | Problem:
         return Problem(
             Reason.MISSING_FIELD, f"Schema {schema_id} has no {' and no '.join(missing)}, which is required."
         )
+    needs_resolution = any(
+        written != reader.field_types[name]
+        for name, written in writer.field_types.items()
+        if name in reader.field_types
+    )
     return DecodingPlan(
         schema_id=schema_id,
         topic=topic,
         record_name=writer.name,
         writer=writer.wire,
-        reader=None if writer.wire == reader.wire else reader.reading(),
-        reads_strictly_first=not set(writer.field_names) <= set(reader.field_names),
+        reader=reader.reading() if needs_resolution else None,
+        absent={name: reader.defaults[name] for name in reader.field_names if name not in writer.field_names},
+        reads_strictly_first=needs_resolution and not set(writer.field_names) <= set(reader.field_names),
         negative_indices=tuple(bytes([2 * back - 1]) for back in range(1, min(most_choices(writer.wire), 64) + 1)),
     )
 

@@ -72,6 +72,11 @@ class LoadedSchema:
         """Names of the top-level fields, in wire order."""
         return tuple(part["name"] for part in self.wire["fields"])
 
+    @property
+    def field_types(self) -> dict[str, Any]:
+        """Wire type of each top-level field."""
+        return {part["name"]: part["type"] for part in self.wire["fields"]}
+
     def text(self) -> str:
         """Return the wire form as JSON."""
         return json.dumps(_bare(self.wire))
@@ -148,6 +153,8 @@ def _check_nesting(document: Any) -> None:
 
 
 def _logical_type(schema: Any) -> str | None:
+    if isinstance(schema, list):
+        return next((found for branch in schema if (found := _logical_type(branch))), None)
     found = schema.get("logicalType") if isinstance(schema, dict) else None
     return found if isinstance(found, str) else None
 

@@ -49,8 +49,11 @@ MORE_FIELDS: list[dict[str, Any]] = [
 
 
 def messages_of_other_releases(source: HeldSchemas) -> list[bytes]:
-    newer, older = json.loads(own_schema(CLICKS_TOPIC)), json.loads(own_schema(CLICKS_TOPIC))
+    newer, older, other = (json.loads(own_schema(CLICKS_TOPIC)) for _ in range(3))
     newer["fields"] += MORE_FIELDS
+    other["fields"] += MORE_FIELDS
+    other["fields"][4]["type"].reverse()  # needs fastavro's resolution
+    del other["fields"][4]["default"]
     older["fields"] = older["fields"][:6]
     fields = {
         "event_id": "e", "kind": "click", "user_id": "u-1", "event_time": NOW_MS, "tags": ["a", "b"],
@@ -58,7 +61,7 @@ def messages_of_other_releases(source: HeldSchemas) -> list[bytes]:
         "context": {"mood": "B", "mark": b"abc", "flag": True, "score": 1.0, "raw": b"xx"},
     }  # fmt: skip
     framed = []
-    for schema_id, schema in ((10, newer), (11, older)):
+    for schema_id, schema in ((10, newer), (11, older), (12, other)):
         source.texts[schema_id] = json.dumps(schema)
         out = BytesIO()
         schemaless_writer(out, load(source.texts[schema_id]).wire, fields)
