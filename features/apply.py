@@ -14,7 +14,7 @@ So within the lateness any order of the log gives the same state; duplicates and
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -23,6 +23,8 @@ from features.retention import LATENESS_MS, compact, remember
 from features.spans import MEASURES, SESSION_GAP_MS
 from features.state import PANE_MS, Interval, TopicState, decode, encode, id_key
 from schemas.event import Event
+
+K = TypeVar("K")
 
 
 class Outcome(StrEnum):
@@ -175,12 +177,16 @@ def _add(state: TopicState, event: Event) -> None:
             pane[column] += sign * value_minor
             session[column] += sign * value_minor
     product, category = event.product_id, event.category_id
-    if product is not None and time_ms > state.products.get(product, -1):
-        state.products[product] = time_ms
+    if product is not None:
+        _renew(state.products, product, time_ms)
     if category is not None:
-        key = _category_key(category)
-        if time_ms > state.categories.get(key, -1):
-            state.categories[key] = time_ms
+        _renew(state.categories, _category_key(category), time_ms)
+
+
+def _renew(newest_ms: dict[K, int], key: K, time_ms: int) -> None:
+    """Move the id to the end, where it belongs if events come in order."""
+    known_ms = newest_ms.pop(key, time_ms)
+    newest_ms[key] = max(known_ms, time_ms)
 
 
 def _interval_at(intervals: list[Interval], time_ms: int, width: int) -> Interval:

@@ -86,7 +86,7 @@ def _newest(maps: Sequence[Mapping[K, int]]) -> dict[K, int]:
 
 def _window_sums(state: TopicState, starts_ms: Sequence[int]) -> list[list[int]]:
     """Sum the panes of each window, in one pass from newest to oldest: a longer window holds the shorter."""
-    panes_ms, rows = list(state.panes), list(state.panes.values())
+    panes_ms, rows = list(reversed(state.panes)), list(reversed(state.panes.values()))
     sums = []
     totals = [0] * state.width
     taken = 0

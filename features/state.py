@@ -6,7 +6,7 @@ In memory all times are absolute milliseconds; on the wire they are relative to 
 
 import hashlib
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, chain
 from operator import sub
 from typing import Annotated, Final, NamedTuple, TypeVar
@@ -61,12 +61,12 @@ class TopicState(msgspec.Struct, gc=False, kw_only=True):
         newest_ms: newest event time; every boundary, cap and pruning is a function of it.
         width: how many measures the topic has.
         partial: born while the log was being rebuilt, so earlier events may be missing.
-        panes: pane start -> one sum per measure, newest first; 10 s panes, then 1 min, then 15 min.
+        panes: pane start -> one sum per measure, oldest first; 15 min panes, then 1 min, then 10 s.
         intervals: session intervals, oldest first.
-        products: product id -> newest event time, newest first by (time, id).
+        products: product id -> newest event time, in order of (time, id).
         products_dropped_ms: newest event time among products that the cap dropped, 0 for none.
         categories: the same as products, by `id_key` of the category id.
-        seen: `id_key` of an event id -> event time, within the lateness horizon, newest first.
+        seen: `id_key` of an event id -> event time, within the lateness horizon, in order of (time, key).
         ids_forgotten_ms: newest event time among ids that the cap dropped, 0 for none.
         forget_next: heap over `seen` once a fold is at the cap; empty in a compacted state, and not encoded.
         forgotten_count: ids within the horizon that the fold dropped; 0 in a compacted state, and not encoded.
@@ -95,7 +95,7 @@ _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The msgpack array before the trailer. A step is how many ms (panes: how many 10 s) before the previous entry."""
+    """The msgpack array before the trailer; times as steps, see `_steps`."""
 
     layout: int
     newest_ms: _Time
@@ -152,7 +152,7 @@ def encode(state: TopicState) -> bytes:
         newest_ms,
         state.partial,
         state.width,
-        [step // PANE_MS for step in _steps(newest_pane_ms, state.panes)],
+        [step // PANE_MS for step in _steps(newest_pane_ms, list(state.panes))],
         list(chain.from_iterable(state.panes.values())),
         [
             n
@@ -161,13 +161,13 @@ def encode(state: TopicState) -> bytes:
         ],
         [total for interval in state.intervals for total in interval.totals],
         list(state.products),
-        _steps(newest_ms, state.products.values()),
+        _steps(newest_ms, list(state.products.values())),
         state.products_dropped_ms,
         b"".join(state.categories),
-        _steps(newest_ms, state.categories.values()),
+        _steps(newest_ms, list(state.categories.values())),
         state.categories_dropped_ms,
         b"".join(state.seen),
-        _steps(newest_ms, state.seen.values()),
+        _steps(newest_ms, list(state.seen.values())),
         state.ids_forgotten_ms,
     )
     try:
@@ -194,7 +194,9 @@ def decode(state: bytes) -> TopicState:
     if not body.interval_bounds or version == 0:
         raise StateError("The state holds no event.", hint=_HINT)
     newest_ms, width = body.newest_ms, body.width
-    pane_starts = _times(newest_ms - newest_ms % PANE_MS, [step * PANE_MS for step in body.pane_steps])
+    pane_times = _times("panes", newest_ms, [step * PANE_MS for step in body.pane_steps], grid_ms=PANE_MS)
+    product_times = _times("products", newest_ms, body.product_steps)
+    category_times = _times("categories", newest_ms, body.category_steps)
     return TopicState(
         newest_ms=newest_ms,
         width=width,
@@ -202,32 +204,31 @@ def decode(state: bytes) -> TopicState:
         built_from=built_from,
         generation=generation,
         partial=body.partial,
-        panes=_unique("panes", pane_starts, _rows("panes", body.pane_totals, width)),
+        panes=_paired("panes", pane_times, _rows("panes", body.pane_totals, width)),
         intervals=_intervals(body),
-        products=_unique("products", body.products, _times(newest_ms, body.product_steps)),
+        products=_paired("products", body.products, product_times),
         products_dropped_ms=body.products_dropped_ms,
-        categories=_unique("categories", _keys("categories", body.categories), _times(newest_ms, body.category_steps)),
+        categories=_paired("categories", _keys("categories", body.categories), category_times),
         categories_dropped_ms=body.categories_dropped_ms,
-        seen=_unique("event ids", _keys("event ids", body.seen), _times(newest_ms, body.seen_steps)),
+        seen=_paired("event ids", _keys("event ids", body.seen), _times("event ids", newest_ms, body.seen_steps)),
         ids_forgotten_ms=body.ids_forgotten_ms,
     )
 
 
-def _steps(newest: int, times: Collection[int]) -> list[int]:
-    return list(map(sub, chain((newest,), times), times))
+def _steps(newest_ms: int, times_ms: list[int]) -> list[int]:
+    """Return how long the first time is before the newest, then how long each is after the one before it."""
+    return [newest_ms - times_ms[0], *map(sub, times_ms[1:], times_ms)] if times_ms else []
 
 
-def _times(newest: int, steps: list[int]) -> list[int]:
-    times = list(accumulate(steps, sub, initial=newest))[1:]
-    if times and times[-1] < 0:
-        raise StateError("A time of the state lies before 1970.", hint=_HINT)
+def _times(name: str, newest_ms: int, steps: list[int], *, grid_ms: int = 1) -> list[int]:
+    """Undo `_steps`; overwrites its argument."""
+    if not steps:
+        return []
+    steps[0] = newest_ms - newest_ms % grid_ms - steps[0]
+    times = list(accumulate(steps))
+    if times[0] < 0 or times[-1] > newest_ms:
+        raise StateError(f"The {name} of the state lie before 1970 or after its newest event.", hint=_HINT)
     return times
-
-
-def _rows(name: str, totals: list[int], width: int) -> list[list[int]]:
-    if len(totals) % width:
-        raise StateError(f"The {name} of the state hold {len(totals)} sums, no multiple of {width}.", hint=_HINT)
-    return [totals[i : i + width] for i in range(0, len(totals), width)]
 
 
 def _keys(name: str, packed: bytes) -> list[bytes]:
@@ -236,11 +237,17 @@ def _keys(name: str, packed: bytes) -> list[bytes]:
     return [key for (key,) in _KEY.iter_unpack(packed)]
 
 
-def _unique(name: str, keys: Sequence[K], values: Sequence[V]) -> dict[K, V]:
-    unique = dict(zip(keys, values, strict=False))
-    if not len(unique) == len(keys) == len(values):
+def _rows(name: str, totals: list[int], width: int) -> list[list[int]]:
+    if len(totals) % width:
+        raise StateError(f"The {name} of the state hold {len(totals)} sums, no multiple of {width}.", hint=_HINT)
+    return [totals[i : i + width] for i in range(0, len(totals), width)]
+
+
+def _paired(name: str, keys: Sequence[K], values: Sequence[V]) -> dict[K, V]:
+    paired = dict(zip(keys, values, strict=False))
+    if not len(paired) == len(keys) == len(values):
         raise StateError(f"The {name} of the state repeat, or lack a value.", hint=_HINT)
-    return unique
+    return paired
 
 
 def _intervals(body: _Body) -> list[Interval]:

@@ -14,7 +14,8 @@ GAP = 30 * MINUTE
 
 
 def pane_starts(*times_ms: int) -> list[int]:
-    return [start_ms - NOON for start_ms in folded(numbered(event(at_ms) for at_ms in times_ms)).panes]
+    """Return the starts of the panes, newest first."""
+    return [start_ms - NOON for start_ms in reversed(folded(numbered(event(at_ms) for at_ms in times_ms)).panes)]
 
 
 class TestLadder:

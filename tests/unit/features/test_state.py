@@ -110,7 +110,7 @@ def test_another_language_can_read_it_by_the_reference_page() -> None:
     ).state
 
     def times(newest: int, steps: Sequence[int]) -> list[int]:
-        return [newest - earlier for earlier in accumulate(steps)]
+        return list(accumulate([newest - steps[0], *steps[1:]]))
 
     def key(text: str) -> bytes:
         return hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -118,17 +118,30 @@ def test_another_language_can_read_it_by_the_reference_page() -> None:
     row = msgspec.msgpack.decode(blob[:-18])
     assert struct.unpack(">HQQ", blob[-18:]) == (0, 0, 10)
     assert row[:4] == [1, NOON, False, 5]
-    assert times(NOON, [10_000 * step for step in row[4]]) == [NOON, NOON - 70_000, NOON - 2 * HOUR]
-    assert row[5] == [0, 0, 1, 0, 900, 0, 1, 0, -100, 0, 1, 0, 0, 500, 0]
+    assert times(NOON, [10_000 * step for step in row[4]]) == [NOON - 2 * HOUR, NOON - 70_000, NOON]
+    assert row[5] == [1, 0, 0, 500, 0, 0, 1, 0, -100, 0, 0, 0, 1, 0, 900]
     assert row[6] == [2 * HOUR, 0, 0, 61 * SECOND]
     assert row[7] == [1, 0, 0, 500, 0, 0, 1, 1, -100, 900]
-    assert row[8] == ["p3", "p2", "p1"]
-    assert times(NOON, row[9]) == [NOON, NOON - 61 * SECOND, NOON - 2 * HOUR]
-    assert (row[11], row[12]) == (key("c2") + key("c1"), [0, 61 * SECOND])
-    assert row[14][:8] == key("last")
-    assert row[15] == [0, 61 * SECOND]
+    assert row[8] == ["p1", "p2", "p3"]
+    assert times(NOON, row[9]) == [NOON - 2 * HOUR, NOON - 61 * SECOND, NOON]
+    assert (row[11], row[12]) == (key("c1") + key("c2"), [61 * SECOND, 61 * SECOND])
+    assert row[14][8:] == key("last")
+    assert row[15] == [61 * SECOND, 61 * SECOND]
     assert (row[10], row[13], row[16], len(row)) == (0, 0, 0, 17)
 
+
+def test_the_bytes_of_layout_1_never_change() -> None:
+    """States outlive releases: a difference here is another layout, with another number."""
+    log = numbered([event(-20 * SECOND, event_id="a", product_id="p1", category_id="c1"), event(0, "click", "b")], 41)
+
+    assert fold(None, log).state.hex() == GOLDEN
+
+
+GOLDEN = (
+    "dc001101cf0000018bd2da3e00c203920202960100000001009200cd4e209301010091a2703191cd4e2000c40843f000a36f"
+    "6d744e91cd4e2000c41040f89e395b66422f8472c2e34d854f7592cd4e20cd4e200000000000000000000000000000000000"
+    "002b"
+)
 
 GOOD = fold(None, a_days_log(CLICKS_TOPIC)).state
 
@@ -159,7 +172,8 @@ def changed(index: int, value: Any) -> bytes:
         pytest.param(changed(6, [0, 0]), "bounds", id="a session without sums"),
         pytest.param(changed(8, ["p1", "p1"]), "products", id="a product twice"),
         pytest.param(changed(8, [b"\xff"]), "no state", id="bytes for a product"),
-        pytest.param(changed(9, [2**60]), "1970", id="a product before 1970"),
+        pytest.param(changed(9, [2**60]), "before 1970", id="a product before 1970"),
+        pytest.param(changed(9, [0, 1]), "after its newest", id="a product after the newest event"),
         pytest.param(changed(11, b"1234567"), "no multiple of 8", id="a cut key"),
         pytest.param(changed(14, b""), "event ids", id="times without keys"),
         pytest.param(changed(6, []), "no event", id="no session"),
