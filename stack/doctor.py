@@ -55,7 +55,7 @@ def examine(settings: Settings, overrides: Mapping[str, Any] | None = None) -> l
     """Run every check that needs nothing but the settings; none raises."""
     embedded = embedded_services(settings, overrides)
     findings = [_python(), _machine(), _memory(), _disk(settings), _programs(), _cache(settings, embedded)]
-    findings += _stack(settings, stack_of(settings, overrides), embedded)
+    findings.append(_stack(stack_of(settings, overrides), embedded))
     findings += [_kafka(settings), _registry(settings), _redis(settings)]
     return findings
 
@@ -139,23 +139,23 @@ def _cache(settings: Settings, embedded: frozenset[str]) -> Finding:
     return Finding("cache", Verdict.OK, f"{len(artifacts)} files in {folder} have the pinned SHA-256")
 
 
-def _stack(settings: Settings, stack: EmbeddedStack, embedded: frozenset[str]) -> list[Finding]:
+def _stack(stack: EmbeddedStack, embedded: frozenset[str]) -> Finding:
     """Look for a stack that is half-dead, and for strangers on the ports it used last."""
     if not embedded:
-        return [Finding("stack", Verdict.SKIPPED, "Kafka, the schema registry and Redis are yours")]
+        return Finding("stack", Verdict.SKIPPED, "Kafka, the schema registry and Redis are yours")
     services = [service for service in stack.status().services if service.name in embedded]
     alive = [service.name for service in services if service.state == "running"]
     if not alive and not stack.endpoints_file.exists() and all(service.state == "stopped" for service in services):
-        remembered = load_ports(settings.home.absolute() / "stack" / "ports.json")
+        remembered = load_ports(stack.folder / "ports.json")
         taken = [str(port) for port in (remembered.kafka, remembered.registry, remembered.redis) if not is_free(port)]
         note = f"; port {', '.join(taken)} of the last time is taken, others will be chosen" if taken else ""
-        return [Finding("stack", Verdict.SKIPPED, f"is not started{note}", "Start it with `shopstream stack up`.")]
+        return Finding("stack", Verdict.SKIPPED, f"is not started{note}", "Start it with `shopstream stack up`.")
     ill = [
         f"{service.name} {service.state} {service.detail}".strip() for service in services if service.name not in alive
     ]
     if ill:
-        return [Finding("stack", Verdict.FAILED, "; ".join(ill), "`shopstream stack up` mends a half-dead stack.")]
-    return [Finding("stack", Verdict.OK, f"{', '.join(alive)} run")]
+        return Finding("stack", Verdict.FAILED, "; ".join(ill), "`shopstream stack up` mends a half-dead stack.")
+    return Finding("stack", Verdict.OK, f"{', '.join(alive)} run")
 
 
 def topic_names(settings: Settings) -> set[str]:

@@ -19,7 +19,7 @@ from stack.kafka import Kafka
 from stack.ports import Ports, choose, is_free, verify
 from stack.ports import load as load_ports
 from stack.ports import save as save_ports
-from stack.processes import exit_code, load_identity, start, stop, tail, with_marker
+from stack.processes import Identity, exit_code, load_identity, start, stop, tail, with_marker
 from stack.redis import Redis
 from stack.registry import Registry
 from stack.service import NAMES, Folders, Service, only
@@ -62,7 +62,7 @@ class EmbeddedStack:
     """
 
     def __init__(self, home: Path, cache_dir: Path, services: frozenset[str] = frozenset(NAMES)) -> None:
-        self._folders = Folders((home.expanduser() / "stack").absolute())
+        self._folders = Folders((home.expanduser() / "stack").resolve())
         self._cache_dir = cache_dir.expanduser()
         self._wanted = tuple(service for service in SERVICES if service.name in services)
 
@@ -151,7 +151,7 @@ class EmbeddedStack:
             the port of each service that runs well and stays.
         """
         _verify_disk(self._folders.root)
-        noted = [load_identity(self._folders.identity(service.name)) for service in SERVICES]
+        noted = [self._identity(service) for service in SERVICES]
         verify(asked, {identity.port for identity in noted if identity is not None and identity.process() is not None})
         healthy: dict[str, int] = {}
         for service in self._wanted:
@@ -163,6 +163,9 @@ class EmbeddedStack:
                 self._stop([service])
         return healthy
 
+    def _identity(self, service: Service) -> Identity | None:
+        return load_identity(self._folders.identity(service.name), service.marker(self._folders))
+
     def _choose(self, asked: Ports, healthy: dict[str, int]) -> Ports:
         remembered = load_ports(self._folders.root / "ports.json")
         controller = remembered.controller if "kafka" in healthy else 0
@@ -170,8 +173,8 @@ class EmbeddedStack:
 
     def _healthy_port(self, service: Service, check: Callable[[], None]) -> int | None:
         """Return the port of the service if its process is ours and answers, giving one that still starts some time."""
-        identity = load_identity(self._folders.identity(service.name))
-        if identity is None or identity.marker != service.marker(self._folders) or identity.process() is None:
+        identity = self._identity(service)
+        if identity is None or identity.process() is None:
             return None
         deadline = time.monotonic() + _ADOPT_S
         ports = only(service, identity.port)

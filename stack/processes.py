@@ -62,13 +62,14 @@ class Identity:
             return None
 
 
-def load_identity(path: Path) -> Identity | None:
-    """Read an identity file; None if it is missing or broken."""
+def load_identity(path: Path, marker: str) -> Identity | None:
+    """Read an identity file; None if it is missing, broken, or came here with a copied folder (another marker)."""
     try:
         found = json.loads(path.read_text())
-        return Identity(int(found["pid"]), float(found["started_s"]), int(found["port"]), str(found["marker"]))
+        identity = Identity(int(found["pid"]), float(found["started_s"]), int(found["port"]), str(found["marker"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return identity if identity.marker == marker else None
 
 
 def start(launch: Launch, identity_file: Path, port: int) -> Identity:

@@ -54,7 +54,7 @@ def look_at(service: Service, folders: Folders) -> ServiceStatus:
     """Look at one service of a stack, and ask it something if it runs."""
     log = str(folders.logs / f"{service.name}.log")
     stopped = ServiceStatus(service.name, "stopped", None, None, 0, "", "", log)
-    identity = load_identity(folders.identity(service.name))
+    identity = load_identity(folders.identity(service.name), service.marker(folders))
     process = identity.process() if identity else None
     if identity is None or process is None:
         strays = with_marker(service.marker(folders))

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import redis
 from stack.embedded import SERVICES, EmbeddedStack, Endpoints
 from stack.errors import PortInUseError
 from stack.ports import HOST, Ports, is_free
-from stack.processes import with_marker
+from stack.processes import Identity, with_marker
 from stack.service import Folders
 from tests.conftest import ROOT, embedded_stack
 from tests.waiting import wait_until
@@ -32,7 +34,7 @@ BREAKING = json.dumps({"type": "record", "name": "Order", "fields": [{"name": "n
 
 
 def processes(home: Path) -> list[psutil.Process]:
-    folders = Folders((home / "stack").absolute())
+    folders = Folders((home / "stack").resolve())
     return [process for service in SERVICES for process in with_marker(service.marker(folders))]
 
 
@@ -233,14 +235,36 @@ def test_a_pid_file_that_names_a_stranger_harms_nobody(own: EmbeddedStack, home:
     own.up()
     own.down()
     stranger = psutil.Process()
-    noted = {"pid": stranger.pid, "started_s": stranger.create_time(), "port": 1, "marker": "-Dshopstream.kafka=/else"}
-    for name in ("kafka", "registry", "redis"):
-        (home / "stack" / f"{name}.pid.json").write_text(json.dumps(noted))
+    folders = Folders((home / "stack").resolve())
+    for service in SERVICES:
+        noted = Identity(stranger.pid, stranger.create_time(), 1, service.marker(folders))
+        folders.identity(service.name).write_text(json.dumps(asdict(noted)))
     assert not own.status().running
     own.down()
     assert stranger.is_running()
     own.up()
     assert own.status().running
+
+
+def test_a_copied_home_is_another_stack(own: EmbeddedStack, home: Path, cache_dir: Path, tmp_path: Path) -> None:
+    own.up()
+    copied = tmp_path / "copy"
+    (copied / "stack").mkdir(parents=True)
+    for path in (home / "stack").glob("*.json"):
+        shutil.copy(path, copied / "stack")
+    copy = EmbeddedStack(copied, cache_dir)
+    assert [service.state for service in copy.status().services] == ["stopped"] * 3
+    copy.down()
+    assert own.status().running
+
+
+def test_a_home_behind_a_link_is_the_same_stack(
+    own: EmbeddedStack, home: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    endpoints = own.up()
+    (tmp_path / "link").symlink_to(home)
+    assert EmbeddedStack(tmp_path / "link", cache_dir).up() == endpoints
+    assert len(processes(home)) == 3
 
 
 def test_addresses_left_behind_are_replaced_when_a_stranger_has_the_port(own: EmbeddedStack, home: Path) -> None:

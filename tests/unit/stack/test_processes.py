@@ -95,7 +95,8 @@ def test_a_started_process_has_its_own_session_and_only_its_environment(tmp_path
     code = "import os; print(sorted(os.environ), os.getsid(0) == os.getpid(), os.getcwd())"
     identity = start(launch(tmp_path, "-E", "-c", code), tmp_path / "pid.json", 7)
     assert wait_until(lambda: exit_code(identity.pid) is not None, 30, "it does not end")
-    assert load_identity(tmp_path / "pid.json") == identity
+    assert load_identity(tmp_path / "pid.json", str(tmp_path)) == identity
+    assert load_identity(tmp_path / "pid.json", "of a copied folder") is None
     assert "True" in tail(tmp_path / "log")
     assert "PATH" not in tail(tmp_path / "log")
     assert str(tmp_path) in tail(tmp_path / "log")
@@ -123,4 +124,4 @@ def test_a_program_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": "x"}', "[]", "null"])
 def test_a_broken_pid_file_names_nobody(tmp_path: Path, text: str) -> None:
     (tmp_path / "pid.json").write_text(text)
-    assert load_identity(tmp_path / "pid.json") is None
+    assert load_identity(tmp_path / "pid.json", "m") is None
