@@ -112,6 +112,7 @@ _EVENT_COUNTS: Final = {
     "purchase_count": "Purchases.",
 }
 _CART_VALUE: Final = "Quantity times unit price, of adds minus removals."
+_BOUGHT_VALUE: Final = "Quantity times unit price, of purchases."
 
 
 def _windowed(name: str, windows: str, kind: _Kind, description: str, define: Definition) -> Iterator[Feature]:
@@ -136,7 +137,7 @@ _LAST = (
 FEATURES: Final[tuple[Feature, ...]] = (
     *(f for name, text in _EVENT_COUNTS.items() for f in _windowed(name, "5m 30m 1h 24h", _EVENTS, text, total(name))),
     *_windowed("cart_value_minor", "30m 1h 24h", _MONEY, _CART_VALUE, total("cart_value_minor")),
-    *_windowed("purchase_value_minor", "24h", _MONEY, "The same, of purchases.", total("purchase_value_minor")),
+    *_windowed("purchase_value_minor", "24h", _MONEY, _BOUGHT_VALUE, total("purchase_value_minor")),
     *_windowed("product_distinct", "30m 24h", _IDS, "Distinct products, over events of any kind.", product_distinct),
     *_windowed(
         "category_distinct", "30m 24h", _IDS, "Distinct categories, over events of any kind.", category_distinct
