@@ -220,15 +220,15 @@ class DemoRun:
         Raises:
             DemoError: the worker ended or did not finish in time.
         """
-        from feature_repo.opening import apply_definitions
+        from feature_repo import load_feast
 
-        self._tell("Registering schemas, applying the feature definitions")
+        self._tell("Registering schemas")
         with ExitStack() as opened:
             probe_log = SentLog()
             sender = opened.enter_context(open_sender(self._settings, probe_log, broken=self._options.broken > 0))
-            apply_definitions(self._settings)
-            self._tell("Starting a worker")
+            self._tell("Starting a worker, which applies the feature definitions")
             process = opened.enter_context(worker_process(self._settings, self._worker_log()))
+            load_feast()  # takes seconds, as it does in the worker meanwhile
             self._wait_for(lambda: bool(read_workers(self._settings).read), process, START_TIMEOUT_S, "took partitions")
             reader = FeatureReader.from_settings(self._settings)
             opened.callback(reader.close)

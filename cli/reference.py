@@ -38,7 +38,7 @@ def settings_page() -> str:
         "",
         "From `shopstream.toml`, then `SHOPSTREAM_*` variables (`SHOPSTREAM_REDIS__URL` is `redis.url`),",
         "then flags (`shopstream --set redis.url=... worker`); the later wins. Addresses that nobody sets are those of",
-        "the embedded stack under `home`. `shopstream config show` tells each value and its origin; secrets are masked.",
+        "the embedded stack under `home`. `shopstream config show` tells each value and its origin.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",

@@ -83,6 +83,7 @@ class WorkerSettings(_Section):
     buffer_rows_max: int = Field(200_000, ge=1, description="rows not yet in the lake at which reading pauses")
     cache_users: int = Field(200_000, ge=1, description="states held in memory, per topic")
     batch_records: int = Field(2_000, ge=1, description="most records of one partition in one batch")
+    linger_ms: int = Field(20, ge=0, le=1_000, description="pause after a small fetch, so that a trickle gathers")
     session_timeout_ms: int = Field(6_000, ge=1_000, description="Kafka group session timeout")
     sink_attempts: int = Field(8, ge=1, description="tries of a sink before the worker stops")
     commit_timeout_s: float = Field(60.0, gt=0, description="a commit pending for longer stops the worker")

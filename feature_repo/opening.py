@@ -1,7 +1,8 @@
 """Opens the feature store with the settings of the process, and applies the definitions."""
 
 import contextlib
-import sys
+import io
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from features.catalog import ON_DEMAND_VIEW
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
+
+logger = logging.getLogger(__name__)
 
 _YAML = Path(__file__).with_name("feature_store.yaml")
 _APPLY_ATTEMPTS = 5
@@ -36,7 +39,7 @@ def open_feature_store(settings: Settings) -> "FeatureStore":
 def apply_definitions(settings: Settings) -> None:
     """Apply the definitions, as `feast -c feature_repo apply` does; again is harmless, and so is another process.
 
-    What Feast prints goes to stderr.
+    What Feast prints is logged at debug level.
 
     Raises:
         SettingsError: no Redis is set.
@@ -77,12 +80,14 @@ def _apply_once(store: "FeatureStore") -> None:
     online_store = store.provider.online_store
     connections = online_store.connections(store.config.online_store)
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), warnings.catch_warnings():
             # on-demand views: theirs is only the offline use at scale
             warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
             apply_total_with_repo_instance(
                 store, store.project, store.registry, _repo_contents(store.project), skip_source_validation=False
             )
+        logger.debug("feast apply: %s", said.getvalue().strip())
     finally:
         connections.close_blocking()
 

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import faust
@@ -35,13 +36,13 @@ def arm_hard_exit(timeout_s: float) -> None:
 
 
 class BatchSchema(faust.Schema):
-    """A message's value is a whole batch already; there is nothing to load."""
+    """A message's value is a sequence of batches already; there is nothing to load."""
 
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:
         """Return nothing: keys are the records' own."""
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Batch:  # noqa: ARG002 - Faust's signature
-        """Return the batch."""
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Sequence[Batch]:  # noqa: ARG002 - Faust's signature
+        """Return the batches."""
         return message.value  # type: ignore[no-any-return]
 
 
@@ -57,6 +58,7 @@ class FeatureApp(faust.App):
     def __init__(self, settings: Settings, ownership: PartitionOwner, endpoint: MetricsEndpoint) -> None:
         self.ownership = ownership
         self._endpoint = endpoint
+        self.linger_s = settings.worker.linger_ms / 1000
         self._stop_timeout_s = settings.worker.stop_timeout_s
         worker = settings.worker
         super().__init__(
@@ -108,12 +110,12 @@ class FeatureApp(faust.App):
         return BatchTransport(self.conf.broker_consumer, self)
 
     def _add_agent(self, topic: str) -> None:
-        async def consume(stream: StreamT[Batch]) -> None:
-            async for batch in stream:
+        async def consume(stream: StreamT[Sequence[Batch]]) -> None:
+            async for batches in stream:
                 try:
-                    await self.ownership.loop.process(batch)
+                    await self.ownership.loop.process(batches)
                 finally:
-                    self.batch_consumer.batch_done(batch)
+                    self.batch_consumer.batches_done(batches)
 
         channel = self.topic(topic, schema=BatchSchema(), acks=False)
         self.agent(channel, name=topic)(consume)

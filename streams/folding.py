@@ -16,6 +16,7 @@ class UserFold:
 
     Attributes:
         log: (offset, event) in log order; at least one.
+        is_rebuilding: its partition lost states, so one that is born here is marked as partial.
         stored: what the online store holds, None when it holds nothing.
         state: the folded state.
         outcomes: one per event of `log`.
@@ -23,6 +24,7 @@ class UserFold:
     """
 
     log: list[tuple[int, Event]]
+    is_rebuilding: bool = False
     stored: StoredState | None = None
     state: bytes = b""
     outcomes: Sequence[Outcome] = ()
@@ -34,26 +36,22 @@ class UserFold:
         return self.stored is None or self.state != self.stored.state
 
 
-def by_user(rows: Iterable[RawRow]) -> dict[str, UserFold]:
+def by_user(rows: Iterable[RawRow], *, is_rebuilding: bool) -> dict[str, UserFold]:
     """Group the rows of a batch by user, each user's events in log order."""
     folds: dict[str, UserFold] = {}
     for row in rows:
         user_id = row.event.user_id
         found = folds.get(user_id)
         if found is None:
-            found = folds[user_id] = UserFold(log=[])
+            found = folds[user_id] = UserFold([], is_rebuilding)
         found.log.append((row.record.offset, row.event))
     return folds
 
 
-def fold_all(folds: Mapping[str, UserFold], *, partial: bool) -> None:
-    """Fold each user's events into the stored state.
-
-    Args:
-        partial: mark states that are born here as incomplete (the partition is being rebuilt).
-    """
+def fold_all(folds: Mapping[str, UserFold]) -> None:
+    """Fold each user's events into the stored state."""
     for item in folds.values():
-        folded = fold(item.stored.state if item.stored else None, item.log, partial=partial)
+        folded = fold(item.stored.state if item.stored else None, item.log, partial=item.is_rebuilding)
         item.state, item.outcomes, item.forgotten_count = folded
 
 

@@ -1,6 +1,6 @@
 """The batch loop of one worker, independent of how records arrive and of where results go.
 
-For each batch of a partition, in this order:
+For what one fetch brought of a topic, a batch per partition, in this order:
 
 1. decode; what cannot be decoded or breaks a rule becomes a dead letter;
 2. load the states that the cache lacks, in one round trip;
@@ -16,10 +16,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from config.settings import WorkerSettings
-from feature_repo.fence import Fence, PartitionStatus
+from feature_repo.fence import PartitionStatus
 from feature_repo.states import StoredState
 from features.versioning import VersionConflictError
 from schemas.dead_letter import DeadLetter
@@ -45,8 +45,18 @@ class Sinks:
     letters: Letters
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One batch on its way through the steps."""
+
+    batch: Batch
+    rows: list[RawRow]
+    letters: list[DeadLetter]
+    folds: dict[str, UserFold]
+
+
 class BatchLoop:
-    """Processes batches of all owned partitions; one batch of a topic at a time, topics side by side.
+    """Processes batches of all owned partitions; those of a topic one after the other, topics side by side.
 
     Args:
         settings: batch, buffer and cache bounds.
@@ -139,18 +149,19 @@ class BatchLoop:
             and batch.records[0].offset >= progress.next_offset
         )
 
-    async def process(self, batch: Batch) -> None:
-        """Process one batch; a batch that was fetched before the last seek is somebody else's and is left alone.
+    async def process(self, batches: Sequence[Batch]) -> None:
+        """Process batches of one topic, of a partition each; one fetched before the last seek is left alone.
 
         Raises:
-            SinkFailedError: a sink did not take it after all tries.
+            SinkFailedError: a sink did not take them after all tries.
         """
-        if not self.accepts(batch):
+        accepted = [batch for batch in batches if self.accepts(batch)]
+        if not accepted:
             return
         self._in_flight += 1
         self._idle.clear()
         try:
-            await self._process(batch, self.partitions[batch.tp])
+            await self._process(accepted[0].tp.topic, accepted)
         except AbandonedError:
             return  # not counted, not buffered, not committable: its next owner reads it again
         finally:
@@ -158,26 +169,33 @@ class BatchLoop:
             if not self._in_flight:
                 self._idle.set()
 
-    async def _process(self, batch: Batch, progress: PartitionProgress) -> None:
-        topic, partition = batch.tp
+    async def _process(self, topic: str, batches: Sequence[Batch]) -> None:
         with self._step(topic, "decode"):
-            rows, letters = await self._decode(batch, progress)
-        folds = by_user(rows)
+            works = [await self._decode(batch) for batch in batches]
+        # a user's events are in one partition: what was routed elsewhere is a dead letter
+        folds = {user_id: item for work in works for user_id, item in work.folds.items()}
         with self._step(topic, "load"):
             await self._load(topic, folds)
         with self._step(topic, "apply"):
-            fold_all(folds, partial=progress.status is PartitionStatus.REBUILDING)
+            fold_all(folds)
         with self._step(topic, "push"):
-            await self._push(topic, progress, folds)
+            await self._push(topic, folds)
         with self._step(topic, "fence"):
-            fence = Fence(progress.log.epoch, batch.next_offset, progress.status, progress.since_ms)
-            await self._retry("fence", lambda: self._sinks.fences.advance(topic, partition, fence))
+            fences = {
+                work.batch.tp.partition: replace(
+                    self.partitions[work.batch.tp].fence(), next_offset=work.batch.next_offset
+                )
+                for work in works
+            }
+            await self._retry("fence", lambda: self._sinks.fences.advance_all(topic, fences))
         servable_ms = self._clock.now_ms()
-        self._buffer(batch, progress, rows, letters, folds, servable_ms)
-        self._count(batch, progress, letters, folds, servable_ms)
+        for work in works:
+            self._buffer(work, servable_ms)
+            self._count(work, servable_ms)
         await self.flusher.wait_for_space(self._settings.buffer_rows_max)
 
-    async def _decode(self, batch: Batch, progress: PartitionProgress) -> tuple[list[RawRow], list[DeadLetter]]:
+    async def _decode(self, batch: Batch) -> _Work:
+        progress = self.partitions[batch.tp]
         unresolved = self._decoder.unresolved(batch.records)
         if unresolved:
             await self._retry("registry", lambda: self._decoder.resolve(unresolved), attempts=0)
@@ -190,7 +208,8 @@ class BatchLoop:
                 letters.append(result)
             else:
                 rows.append(RawRow(record, result.event, result.schema_id, now_ms))
-        return rows, letters
+        folds = by_user(rows, is_rebuilding=progress.status is PartitionStatus.REBUILDING)
+        return _Work(batch, rows, letters, folds)
 
     async def _load(self, topic: str, folds: Mapping[str, UserFold]) -> None:
         cache = self._caches[topic]
@@ -206,7 +225,7 @@ class BatchLoop:
         for user_id in user_ids:
             self._caches[topic].put(user_id, loaded.get(user_id))
 
-    async def _push(self, topic: str, progress: PartitionProgress, folds: Mapping[str, UserFold]) -> None:
+    async def _push(self, topic: str, folds: Mapping[str, UserFold]) -> None:
         """Push what changed; after a conflict reload those users, apply their events again, and push those."""
         pending = folds
         for _ in range(CONFLICT_ATTEMPTS_MAX):
@@ -218,7 +237,7 @@ class BatchLoop:
                 await self._reload(topic, list(pending))
                 for user_id, item in pending.items():
                     item.stored = self._caches[topic].get(user_id)
-                fold_all(pending, partial=progress.status is PartitionStatus.REBUILDING)
+                fold_all(pending)
             else:
                 return
         raise SinkFailedError(
@@ -232,19 +251,12 @@ class BatchLoop:
             await self._retry("online", lambda: self._sinks.online.push(topic, rows, self._clock.now_ms()))
             self._metrics.states_pushed.labels(topic).inc(len(rows))
 
-    def _buffer(
-        self,
-        batch: Batch,
-        progress: PartitionProgress,
-        rows: Sequence[RawRow],
-        letters: Sequence[DeadLetter],
-        folds: Mapping[str, UserFold],
-        servable_ms: int,
-    ) -> None:
+    def _buffer(self, work: _Work, servable_ms: int) -> None:
         # no await in here: a flush sees a batch whole or not at all
-        progress.raw.extend(rows)
-        progress.features.extend(feature_log_rows(folds, servable_ms))
-        progress.letters.extend(letters)
+        batch, progress = work.batch, self.partitions[work.batch.tp]
+        progress.raw.extend(work.rows)
+        progress.features.extend(feature_log_rows(work.folds, servable_ms))
+        progress.letters.extend(work.letters)
         if progress.first_buffered is None:
             progress.first_buffered = batch.records[0].offset
         if progress.waiting_since_s is None:
@@ -252,27 +264,22 @@ class BatchLoop:
         progress.next_offset = batch.next_offset
         progress.end_offset = max(batch.end_offset, batch.next_offset)
         cache = self._caches[batch.tp.topic]
-        for user_id, item in folds.items():
+        for user_id, item in work.folds.items():
             if item.is_changed:
                 cache.put(user_id, StoredState(item.state, servable_ms))
 
-    def _count(
-        self,
-        batch: Batch,
-        progress: PartitionProgress,
-        letters: Sequence[DeadLetter],
-        folds: Mapping[str, UserFold],
-        servable_ms: int,
-    ) -> None:
-        topic, partition = batch.tp.topic, str(batch.tp.partition)
-        outcomes = Counter(outcome for item in folds.values() for outcome in item.outcomes)
+    def _count(self, work: _Work, servable_ms: int) -> None:
+        topic, partition = work.batch.tp.topic, str(work.batch.tp.partition)
+        progress = self.partitions[work.batch.tp]
+        outcomes = Counter(outcome for item in work.folds.values() for outcome in item.outcomes)
         for outcome, count in outcomes.items():
             self._metrics.records.labels(topic, outcome.value).inc(count)
-        for letter in letters:
+        for letter in work.letters:
             self._metrics.dead_letter(letter)
-        self._metrics.forgotten.labels(topic).inc(sum(item.forgotten_count for item in folds.values()))
+        self._metrics.forgotten.labels(topic).inc(sum(item.forgotten_count for item in work.folds.values()))
         self._metrics.batches.labels(topic).inc()
-        self._metrics.freshness.labels(topic).observe(max(0, servable_ms - batch.records[0].append_time_ms) / 1000)
+        waited_ms = max(0, servable_ms - work.batch.records[0].append_time_ms)
+        self._metrics.freshness.labels(topic).observe(waited_ms / 1000)
         self._metrics.lag.labels(topic, partition).set(progress.lag_records)
         self._metrics.next_offset.labels(topic, partition).set(progress.next_offset)
         self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from config.settings import WorkerSettings
-from feature_repo.fence import Fence
 from streams.assignment import plan_start
 from streams.errors import CommitPendingError, StalledError
 from streams.loop import BatchLoop
@@ -51,10 +50,10 @@ class PartitionOwner:
         self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock)
         for tp, count in expired.items():
             self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
-        for tp, progress in self._planned.items():
-            # readers learn the partition's status, and how many partitions there are, before its first batch
-            fence = Fence(progress.log.epoch, progress.next_offset, progress.status, progress.since_ms)
-            await self._fences.advance(tp.topic, tp.partition, fence)
+        # readers learn the partitions' status, and how many partitions there are, before the first batch
+        for topic in {tp.topic for tp in partitions}:
+            fences = {tp.partition: progress.fence() for tp, progress in self._planned.items() if tp.topic == topic}
+            await self._fences.advance_all(topic, fences)
         return {tp: progress.next_offset for tp, progress in self._planned.items()}
 
     def opened(self, seek_epoch: int) -> None:

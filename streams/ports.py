@@ -111,8 +111,8 @@ class Fences(Protocol):
         """Return the fences of a topic's partitions; absent when never written or lost."""
         ...
 
-    async def advance(self, topic: str, partition: int, fence: Fence) -> None:
-        """Move a fence forward; within one epoch it never moves back."""
+    async def advance_all(self, topic: str, fences: Mapping[int, Fence]) -> None:
+        """Move the fences of some partitions forward; within one epoch a fence never moves back."""
         ...
 
 

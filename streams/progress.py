@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from feature_repo.fence import PartitionStatus
+from feature_repo.fence import Fence, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.dead_letter import DeadLetter
 from sinks.rows import FeatureLogRow, PartitionFlush, RawRow
@@ -48,6 +48,10 @@ class PartitionProgress:
     def lag_records(self) -> int:
         """Return how many records of the log were not processed yet."""
         return max(0, self.end_offset - self.next_offset)
+
+    def fence(self) -> Fence:
+        """Return the fence at `next_offset`."""
+        return Fence(self.log.epoch, self.next_offset, self.status, self.since_ms)
 
     def take(self) -> PartitionFlush | None:
         """Hand over all buffered rows, and start new buffers; None when nothing was processed since the last time."""

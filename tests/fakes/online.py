@@ -80,6 +80,11 @@ class InMemoryFences:
         elif fence.next_offset > held.next_offset:
             self._fences[topic][partition] = replace(held, next_offset=fence.next_offset)
 
+    async def advance_all(self, topic: str, fences: Mapping[int, Fence]) -> None:
+        """Move several fences."""
+        for partition, fence in fences.items():
+            await self.advance(topic, partition, fence)
+
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence."""
         held = self._fences.get(topic, {}).get(partition)

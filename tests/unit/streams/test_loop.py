@@ -93,7 +93,7 @@ def test_a_batch_reaches_the_online_store_at_once_and_the_lake_at_the_flush() ->
     world = World()
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0), view("b", 0), view("a", 1)]))
+        await world.loop.process([batch(0, [view("a", 0), view("b", 0), view("a", 1)])])
         assert read_trailer(world.states.rows[CLICKS_TOPIC, "a"].state).version == 3
         assert read_trailer(world.states.rows[CLICKS_TOPIC, "b"].state).version == 2
         assert (await world.fences.read(CLICKS_TOPIC))[0].next_offset == 3
@@ -112,7 +112,7 @@ def test_every_record_is_counted_as_exactly_one_outcome() -> None:
     late = view("a", 0, T0 - 11 * 60_000)
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0), view("a", 0), late, b"junk", view("a", 1)]))
+        await world.loop.process([batch(0, [view("a", 0), view("a", 0), late, b"junk", view("a", 1)])])
 
     run(scenario)
     outcomes = ("applied", "duplicate", "late", "dead_letter", "redelivered")
@@ -123,7 +123,7 @@ def test_a_dead_letter_is_flushed_with_its_batch_and_the_next_record_is_applied(
     world = World()
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [b"junk", view("a", 0)]))
+        await world.loop.process([batch(0, [b"junk", view("a", 0)])])
         assert world.letters.letters == []
         await world.loop.flusher.flush()
 
@@ -137,7 +137,7 @@ def test_a_batch_fetched_before_the_last_seek_is_left_alone() -> None:
     world = World()
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0)], seek_epoch=0))
+        await world.loop.process([batch(0, [view("a", 0)], seek_epoch=0)])
 
     run(scenario)
     assert world.states.rows == {}
@@ -148,12 +148,12 @@ def test_redelivery_after_a_crash_changes_nothing_and_logs_each_version_once() -
     events = [view("a", 0), view("b", 0), view("a", 1), view("a", 2)]
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, events[:2]))
-        await world.loop.process(batch(2, events[2:]))
+        await world.loop.process([batch(0, events[:2])])
+        await world.loop.process([batch(2, events[2:])])
         before = dict(world.states.rows)
         world.restart()  # killed before the flush
-        await world.loop.process(batch(0, events[:3]))
-        await world.loop.process(batch(3, events[3:]))
+        await world.loop.process([batch(0, events[:3])])
+        await world.loop.process([batch(3, events[3:])])
         assert world.states.rows == before
         await world.loop.flusher.flush()
 
@@ -168,10 +168,10 @@ def test_a_conflict_is_reloaded_and_applied_again() -> None:
     theirs = fold(None, [(0, view("a", 0))])
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("b", 0)]))
+        await world.loop.process([batch(0, [view("b", 0)])])
         world.loop._caches[CLICKS_TOPIC].put("a", None)  # a cache that another worker made stale
         world.states.put(CLICKS_TOPIC, "a", theirs.state)
-        await world.loop.process(batch(1, [view("a", 1), view("b", 1)]))
+        await world.loop.process([batch(1, [view("a", 1), view("b", 1)])])
 
     run(scenario)
     state = decode(world.states.rows[CLICKS_TOPIC, "a"].state)
@@ -183,7 +183,7 @@ def test_a_sink_that_fails_for_good_stops_the_loop_and_nothing_is_committable() 
     world = World(sink_attempts=2)
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0)]))
+        await world.loop.process([batch(0, [view("a", 0)])])
         world.lake.failures_left = 5
         with pytest.raises(SinkFailedError, match="the disk is full"):
             await world.loop.flusher.flush()
@@ -196,7 +196,7 @@ def test_a_sink_that_recovers_is_only_counted() -> None:
     world = World(sink_attempts=4)
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0)]))
+        await world.loop.process([batch(0, [view("a", 0)])])
         world.lake.failures_left = 2
         await world.loop.flusher.flush()
 
@@ -219,7 +219,7 @@ def test_a_batch_whose_sink_hangs_is_given_up_when_the_partitions_go() -> None:
     world.restart()
 
     async def scenario() -> None:
-        processing = asyncio.create_task(world.loop.process(batch(0, [view("a", 0)])))
+        processing = asyncio.create_task(world.loop.process([batch(0, [view("a", 0)])]))
         await tried.wait()
         await world.loop.drain(flush=True)
         await processing
@@ -234,7 +234,7 @@ def test_states_born_while_a_partition_is_rebuilt_are_partial() -> None:
     world.restart(PartitionStatus.REBUILDING, next_offset=10)
 
     async def scenario() -> None:
-        await world.loop.process(batch(10, [view("a", 0)]))
+        await world.loop.process([batch(10, [view("a", 0)])])
 
     run(scenario)
     assert decode(world.states.rows[CLICKS_TOPIC, "a"].state).partial
@@ -244,9 +244,9 @@ def test_reading_pauses_for_a_flush_when_the_buffer_is_full() -> None:
     world = World(buffer_rows_max=3)
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view("a", 0)]))
+        await world.loop.process([batch(0, [view("a", 0)])])
         assert world.lake.flushes == []
-        await world.loop.process(batch(1, [view("a", 1)]))
+        await world.loop.process([batch(1, [view("a", 1)])])
         assert world.loop.flusher.buffered_rows == 0
 
     run(scenario)
@@ -257,13 +257,13 @@ def test_the_cache_is_bounded_and_dropped_with_the_partitions() -> None:
     world = World(cache_users=2)
 
     async def scenario() -> None:
-        await world.loop.process(batch(0, [view(user, 0) for user in "abcde"]))
-        await world.loop.process(batch(5, [view("a", 1)]))
+        await world.loop.process([batch(0, [view(user, 0) for user in "abcde"])])
+        await world.loop.process([batch(5, [view("a", 1)])])
         assert len(world.loop._caches[CLICKS_TOPIC]) <= 3
         await world.loop.drain(flush=True)
         world.loop.release()
         assert world.loop.partitions == {}
-        await world.loop.process(batch(6, [view("a", 2)]))
+        await world.loop.process([batch(6, [view("a", 2)])])
 
     run(scenario)
     assert read_trailer(world.states.rows[CLICKS_TOPIC, "a"].state).version == 6
