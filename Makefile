@@ -23,7 +23,7 @@ setup: $(STAMP)  ## create .venv with the shopstream command
 $(STAMP): $(LOCKS)
 	@test -n "$(PYTHON)" || { echo "shopstream needs Python 3.11, 3.12 or 3.13 with venv; none was found on PATH." >&2; exit 1; }
 	@echo "[1/3] creating $(VENV) with $(PYTHON)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/bootstrap.txt
 	@echo "[2/3] installing the locked packages (wheels only, about 800 MB on disk)"
 	@$(UV) pip sync --quiet --python $(BIN)/python --only-binary :all: --require-hashes requirements/dev.txt

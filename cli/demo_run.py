@@ -29,7 +29,7 @@ from traffic.timed import TimedEvent
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 120.0
 POLL_S = 0.05
-PROBE_POLL_S = 0.01
+PROBE_POLL_S = 0.02
 PROBE_TIMEOUT_S = 30.0
 
 
@@ -292,7 +292,7 @@ class DemoRun:
         stopped = threading.Event()
 
         def watch() -> None:
-            while not stopped.wait(0.5):
+            while not stopped.wait(1.0):
                 self._live.workers = read_workers(self._settings)
 
         thread = threading.Thread(target=watch, name="live view", daemon=True)
