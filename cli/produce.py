@@ -26,6 +26,7 @@ from traffic.timed import Mark
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SIMULATOR_OPTIONS = ("rate", "seconds", "seed", "users", "late", "disordered", "duplicates", "broken")
 _SHARE = {"min": 0.0, "max": 0.5}
 
 
@@ -61,6 +62,8 @@ def produce(
     """
     if speed is not None and rees46 is None:
         raise typer.BadParameter("it goes with --rees46; simulated traffic has a --rate", param_hint="--speed")
+    if rees46 is not None:
+        _refuse_simulator_options(ctx)
     if not re.fullmatch(r"[A-Z]{3}", currency):
         raise typer.BadParameter(f"{currency!r} is not three capital letters, such as EUR", param_hint="--currency")
     settings = invocation(ctx).settings().require("kafka", "registry")
@@ -86,6 +89,13 @@ def produce(
     if summary.failed_count:
         (error, count), *_ = log.error_counts.most_common(1)
         raise SendError(f"Kafka refused {summary.failed_count} records, {count} of them with: {error}.")
+
+
+def _refuse_simulator_options(ctx: typer.Context) -> None:
+    for name in _SIMULATOR_OPTIONS:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter("it is for simulated traffic, not for a file", param_hint=f"--{name}")
 
 
 def _config(

@@ -213,6 +213,7 @@ def test_a_broker_that_does_not_answer_is_one_clear_sentence(settings: Settings)
         (("--since", "1h", "--start", "2026-01-01"), "one of them"),
         (("--broken", "0.5", "--late", "0.5"), "do not go together"),
         (("--rate", "0"), "--rate"),
+        (("--rees46", "export.csv"), "--seconds"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(settings: Settings, arguments: tuple[str, ...], said: str) -> None:
