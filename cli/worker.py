@@ -23,8 +23,8 @@ def worker(
 
     result = run_worker(settings, loglevel=loglevel)
     emit(
-        {"exit_code": result.exit_code, "records": result.records},
+        {"exit_code": result.exit_code, "reason": result.reason, "records": result.records},
         as_json=json,
-        text=lambda console: console.print(result.sentence(), highlight=False),
+        text=lambda console: console.print(result.sentence(), highlight=False, soft_wrap=True),
     )
     raise typer.Exit(result.exit_code)

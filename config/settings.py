@@ -264,11 +264,10 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _masked(value: Any) -> str:
-    if not isinstance(value, SecretStr):
-        return str(value)
-    parts = urlsplit(value.get_secret_value())
-    if parts.password is None:
-        return value.get_secret_value()
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    parts = urlsplit(text) if "://" in text else None
+    if parts is None or parts.password is None:
+        return text
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:********@{host}"))
 

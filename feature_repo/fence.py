@@ -40,6 +40,24 @@ class Fence:
     since_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class FenceMove:
+    """A step forward of one fence.
+
+    Attributes:
+        reached: offset that the fence must have reached before.
+        next_offset: where it goes.
+    """
+
+    epoch: str
+    reached: int
+    next_offset: int
+
+    def is_lost(self, fence: Fence | None) -> bool:
+        """Tell whether the fence is not where it must be."""
+        return fence is None or fence.epoch != self.epoch or fence.next_offset < self.reached
+
+
 def fence_key(project: str, topic: str) -> str:
     """Name the hash that holds a topic's fences."""
     return f"{project}:fence:{topic}"
@@ -57,6 +75,7 @@ class FenceStore:
         self._connections = connections
         self._project = project
         self._move = RowScript(Path(__file__).with_name("move_fence.lua"))
+        self._move_some = RowScript(Path(__file__).with_name("move_fences.lua"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "FenceStore":
@@ -95,11 +114,25 @@ class FenceStore:
         """
         await self._run(topic, partition, fence, b"advance")
 
-    async def advance_all(self, topic: str, fences: Mapping[int, Fence]) -> None:
-        """Do what `advance` does for some partitions of a topic, in one round trip."""
-        rows = [self._row(topic, partition, fence, b"advance") for partition, fence in fences.items()]
-        if rows:
-            await self._move.run_async(self._connections, (), rows)
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+        """Move the fences of some partitions forward, in one round trip, each from where it must stand.
+
+        Returns:
+            The partitions whose fence is gone, of another epoch or further back: the store has lost what it held.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or is full.
+        """
+        key = fence_key(self._project, topic).encode()
+        partitions = list(moves)
+        rows = [
+            Row(key, (str(partition).encode(), move.epoch.encode(), b"%d" % move.reached, b"%d" % move.next_offset))
+            for partition, move in moves.items()
+        ]
+        if not rows:
+            return frozenset()
+        told = b"".join(await self._move_some.run_async(self._connections, (), rows)).decode()
+        return frozenset(partition for partition, letter in zip(partitions, told, strict=True) if letter == "L")
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence; its offset stays. A partition that already has the status keeps its since.

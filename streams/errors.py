@@ -2,6 +2,7 @@
 
 StreamError
 ├── SinkFailedError        a sink did not take a batch after all tries; the loop stops, nothing is committed
+    ├── StatesLostError        the online store no longer holds what it had acknowledged
 ├── LogEpochError          the topic is not the log that the stored states were folded from
 ├── CommitPendingError     a commit to Kafka stayed without an answer
 └── StalledError           there is lag, and nothing was processed for too long
@@ -16,6 +17,10 @@ class StreamError(ShopstreamError):
 
 class SinkFailedError(StreamError):
     """A sink did not take a batch after all tries; the partition's data waits in Kafka."""
+
+
+class StatesLostError(StreamError):
+    """The online store was emptied or restored from an older copy while the worker ran."""
 
 
 class LogEpochError(StreamError):

@@ -24,6 +24,7 @@ class UserFold:
     """
 
     log: list[tuple[int, Event]]
+    partition: int
     is_rebuilding: bool = False
     stored: StoredState | None = None
     state: bytes = b""
@@ -43,7 +44,7 @@ def by_user(rows: Iterable[RawRow], *, is_rebuilding: bool) -> dict[str, UserFol
         user_id = row.event.user_id
         found = folds.get(user_id)
         if found is None:
-            found = folds[user_id] = UserFold([], is_rebuilding)
+            found = folds[user_id] = UserFold([], row.record.partition, is_rebuilding)
         found.log.append((row.record.offset, row.event))
     return folds
 
@@ -53,6 +54,16 @@ def fold_all(folds: Mapping[str, UserFold]) -> None:
     for item in folds.values():
         folded = fold(item.stored.state if item.stored else None, item.log, partial=item.is_rebuilding)
         item.state, item.outcomes, item.forgotten_count = folded
+
+
+def is_older(found: StoredState | None, known: StoredState | None) -> bool:
+    """Tell whether the online store holds less than it once did; without losses (generation, version) only grows."""
+    if known is None:
+        return False
+    if found is None:
+        return True
+    now, before = read_trailer(found.state), read_trailer(known.state)
+    return (now.generation, now.version) < (before.generation, before.version)
 
 
 def feature_log_rows(folds: Mapping[str, UserFold], servable_ms: int) -> list[FeatureLogRow]:

@@ -14,19 +14,19 @@ A step that fails stops the loop: no commit, no skip.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from config.settings import WorkerSettings
-from feature_repo.fence import PartitionStatus
+from feature_repo.fence import FenceMove, PartitionStatus
 from feature_repo.states import StoredState
 from features.versioning import VersionConflictError
 from schemas.dead_letter import DeadLetter
 from sinks.rows import RawRow
-from streams.errors import SinkFailedError
+from streams.errors import SinkFailedError, StatesLostError
 from streams.flushing import Flusher
-from streams.folding import UserFold, by_user, feature_log_rows, fold_all
+from streams.folding import UserFold, by_user, feature_log_rows, fold_all, is_older
 from streams.metrics import WorkerMetrics
 from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, TopicPartition
 from streams.progress import PartitionProgress, StateCache
@@ -135,8 +135,8 @@ class BatchLoop:
             if progress is None:
                 continue
             progress.committed_offset = offset
-            if offset >= progress.next_offset:
-                progress.waiting_since_s = None
+            if offset >= progress.flushed_offset:
+                progress.flushed_since_s = None
             self._metrics.committed_offset.labels(tp.topic, str(tp.partition)).set(offset)
 
     def accepts(self, batch: Batch) -> bool:
@@ -156,6 +156,9 @@ class BatchLoop:
             SinkFailedError: a sink did not take them after all tries.
         """
         accepted = [batch for batch in batches if self.accepts(batch)]
+        for batch in accepted:  # known before they are done, so that lag shows while a sink is waited for
+            progress = self.partitions[batch.tp]
+            progress.end_offset = max(progress.end_offset, batch.end_offset, batch.next_offset)
         if not accepted:
             return
         self._in_flight += 1
@@ -174,25 +177,35 @@ class BatchLoop:
             works = [await self._decode(batch) for batch in batches]
         # a user's events are in one partition: what was routed elsewhere is a dead letter
         folds = {user_id: item for work in works for user_id, item in work.folds.items()}
+        moves = {work.batch.tp.partition: self._fence_move(work.batch) for work in works}
         with self._step(topic, "load"):
             await self._load(topic, folds)
+            # after the load: states that were lost before it are seen here, those lost later by the compare-and-set
+            fences = await self._retry("fence", lambda: self._sinks.fences.read(topic))
+            self._refuse_lost(topic, {number for number, move in moves.items() if move.is_lost(fences.get(number))})
         with self._step(topic, "apply"):
             fold_all(folds)
         with self._step(topic, "push"):
             await self._push(topic, folds)
         with self._step(topic, "fence"):
-            fences = {
-                work.batch.tp.partition: replace(
-                    self.partitions[work.batch.tp].fence(), next_offset=work.batch.next_offset
-                )
-                for work in works
-            }
-            await self._retry("fence", lambda: self._sinks.fences.advance_all(topic, fences))
+            self._refuse_lost(topic, await self._retry("fence", lambda: self._sinks.fences.move(topic, moves)))
         servable_ms = self._clock.now_ms()
         for work in works:
             self._buffer(work, servable_ms)
             self._count(work, servable_ms)
         await self.flusher.wait_for_space(self._settings.buffer_rows_max)
+
+    def _fence_move(self, batch: Batch) -> FenceMove:
+        progress = self.partitions[batch.tp]
+        return FenceMove(progress.log.epoch, progress.next_offset, batch.next_offset)
+
+    def _refuse_lost(self, topic: str, partitions: Collection[int]) -> None:
+        if partitions:
+            named = ", ".join(f"{topic}-{partition}" for partition in sorted(partitions))
+            raise StatesLostError(
+                f"The online store has lost what it held for {named}: it was emptied or restored from an older copy.",
+                hint="Start the worker again: it catches up from the older copy, or marks the partitions REBUILDING.",
+            )
 
     async def _decode(self, batch: Batch) -> _Work:
         progress = self.partitions[batch.tp]
@@ -236,7 +249,10 @@ class BatchLoop:
                 pending = {user_id: folds[user_id] for user_id in conflict.users}
                 await self._reload(topic, list(pending))
                 for user_id, item in pending.items():
-                    item.stored = self._caches[topic].get(user_id)
+                    reloaded = self._caches[topic].get(user_id)
+                    if is_older(reloaded, item.stored):
+                        self._refuse_lost(topic, {item.partition})
+                    item.stored = reloaded
                 fold_all(pending)
             else:
                 return
@@ -259,10 +275,9 @@ class BatchLoop:
         progress.letters.extend(work.letters)
         if progress.first_buffered is None:
             progress.first_buffered = batch.records[0].offset
-        if progress.waiting_since_s is None:
-            progress.waiting_since_s = self._clock.monotonic_s()
+        if progress.buffered_since_s is None:
+            progress.buffered_since_s = self._clock.monotonic_s()
         progress.next_offset = batch.next_offset
-        progress.end_offset = max(batch.end_offset, batch.next_offset)
         cache = self._caches[batch.tp.topic]
         for user_id, item in work.folds.items():
             if item.is_changed:

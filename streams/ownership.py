@@ -47,13 +47,19 @@ class PartitionOwner:
 
     async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Return the first offset of each partition; raises LogEpochError when a log is not the one we know."""
+        try:
+            return await self._assigned(partitions)
+        except Exception as error:
+            self.failed(error)
+            raise
+
+    async def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock)
         for tp, count in expired.items():
             self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
         # readers learn the partitions' status, and how many partitions there are, before the first batch
-        for topic in {tp.topic for tp in partitions}:
-            fences = {tp.partition: progress.fence() for tp, progress in self._planned.items() if tp.topic == topic}
-            await self._fences.advance_all(topic, fences)
+        for tp, progress in self._planned.items():
+            await self._fences.advance(tp.topic, tp.partition, progress.fence())
         return {tp: progress.next_offset for tp, progress in self._planned.items()}
 
     def opened(self, seek_epoch: int) -> None:
@@ -110,8 +116,7 @@ class PartitionOwner:
         lag, done = 0, 0
         for tp, progress in self.loop.partitions.items():
             labels = (tp.topic, str(tp.partition))
-            waiting_s = 0.0 if progress.waiting_since_s is None else now_s - progress.waiting_since_s
-            self.metrics.commit_age.labels(*labels).set(waiting_s)
+            self.metrics.commit_age.labels(*labels).set(progress.commit_age_s(now_s))
             self.metrics.lag.labels(*labels).set(progress.lag_records)
             lag += progress.lag_records
             done += progress.next_offset

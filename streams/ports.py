@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from feature_repo.fence import Fence
+from feature_repo.fence import Fence, FenceMove
 from feature_repo.states import StoredState
 from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter
@@ -111,8 +111,12 @@ class Fences(Protocol):
         """Return the fences of a topic's partitions; absent when never written or lost."""
         ...
 
-    async def advance_all(self, topic: str, fences: Mapping[int, Fence]) -> None:
-        """Move the fences of some partitions forward; within one epoch a fence never moves back."""
+    async def advance(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none, or move it forward; within one epoch it never moves back."""
+        ...
+
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+        """Move fences from where they must stand; return the partitions whose fence is not there."""
         ...
 
 

@@ -19,7 +19,8 @@ class PartitionProgress:
         flushed_offset: all before it is in every sink: what may be committed.
         committed_offset: what Kafka has acknowledged; None before the first commit of the group.
         end_offset: next offset that the broker will give, as last seen.
-        waiting_since_s: monotonic time since when something processed waits for its commit; None if nothing does.
+        buffered_since_s: monotonic time since when rows wait for a flush; None if none do.
+        flushed_since_s: the same for what was flushed and waits for its commit.
     """
 
     tp: TopicPartition
@@ -30,7 +31,8 @@ class PartitionProgress:
     flushed_offset: int = 0
     end_offset: int = 0
     since_ms: int = 0
-    waiting_since_s: float | None = None
+    buffered_since_s: float | None = None
+    flushed_since_s: float | None = None
     first_buffered: int | None = None
     raw: list[RawRow] = field(default_factory=list)
     features: list[FeatureLogRow] = field(default_factory=list)
@@ -48,6 +50,11 @@ class PartitionProgress:
     def lag_records(self) -> int:
         """Return how many records of the log were not processed yet."""
         return max(0, self.end_offset - self.next_offset)
+
+    def commit_age_s(self, now_s: float) -> float:
+        """Return how long the oldest processed record has waited for its commit."""
+        waiting = [since_s for since_s in (self.flushed_since_s, self.buffered_since_s) if since_s is not None]
+        return now_s - min(waiting) if waiting else 0.0
 
     def fence(self) -> Fence:
         """Return the fence at `next_offset`."""
@@ -69,6 +76,9 @@ class PartitionProgress:
             letters=self.letters,
         )
         self.raw, self.features, self.letters, self.first_buffered = [], [], [], None
+        if self.flushed_since_s is None:
+            self.flushed_since_s = self.buffered_since_s
+        self.buffered_since_s = None
         return flush
 
 

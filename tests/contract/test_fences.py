@@ -1,7 +1,7 @@
 """One suite for the fences, run in memory and on Redis."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from config.settings import Settings
 from feature_repo.connections import RedisConnections
 from feature_repo.errors import OnlineStoreError
-from feature_repo.fence import Fence, FenceStore, PartitionStatus, fence_key
+from feature_repo.fence import Fence, FenceMove, FenceStore, PartitionStatus, fence_key
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from tests.fakes.online import InMemoryFences
 
@@ -21,6 +21,8 @@ class Fences(Protocol):
     async def read(self, topic: str) -> dict[int, Fence]: ...
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None: ...
+
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]: ...
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None: ...
 
@@ -136,3 +138,30 @@ def test_something_else_in_their_place_is_told(settings: Settings) -> None:
     with pytest.raises(OnlineStoreError, match="refused"):
         fences.read_blocking(CLICKS_TOPIC)
     connections.close_blocking()
+
+
+def test_a_move_takes_several_partitions_forward_and_names_the_lost_ones(fences: Fences) -> None:
+    async def body() -> None:
+        for partition, reached in enumerate((10, 20, 30, 40)):
+            await fences.advance(CLICKS_TOPIC, partition, fence(reached))
+        moves = {
+            0: FenceMove(EPOCH, 10, 15),  # moved
+            1: FenceMove(EPOCH, 5, 12),  # read again, and there already
+            2: FenceMove(EPOCH, 31, 35),  # further back than it was
+            3: FenceMove("other:4", 40, 45),  # of another log
+            4: FenceMove(EPOCH, 0, 1),  # gone
+        }
+        assert await fences.move(CLICKS_TOPIC, moves) == {2, 3, 4}
+        assert [fence.next_offset for fence in (await fences.read(CLICKS_TOPIC)).values()] == [15, 20, 30, 40]
+
+    run(fences, body)
+
+
+def test_a_move_is_exact_beyond_what_a_lua_number_holds(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(2**53))
+        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53 + 1, 2**53 + 2)}) == {0}
+        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53, 2**53 + 1)}) == frozenset()
+        assert (await fences.read(CLICKS_TOPIC))[0].next_offset == 2**53 + 1
+
+    run(fences, body)

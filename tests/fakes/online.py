@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from feature_repo.errors import OnlineStoreError, StateBytesError
-from feature_repo.fence import Fence, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, PartitionStatus
 from feature_repo.outcomes import report_outcomes
 from feature_repo.states import StoredState
 from features.catalog import VIEWS
@@ -80,10 +80,14 @@ class InMemoryFences:
         elif fence.next_offset > held.next_offset:
             self._fences[topic][partition] = replace(held, next_offset=fence.next_offset)
 
-    async def advance_all(self, topic: str, fences: Mapping[int, Fence]) -> None:
-        """Move several fences."""
-        for partition, fence in fences.items():
-            await self.advance(topic, partition, fence)
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+        """Move fences from where they must stand; return the partitions whose fence is not there."""
+        held = self._fences.setdefault(topic, {})
+        lost = frozenset(partition for partition, move in moves.items() if move.is_lost(held.get(partition)))
+        for partition, move in moves.items():
+            if partition not in lost and move.next_offset > held[partition].next_offset:
+                held[partition] = replace(held[partition], next_offset=move.next_offset)
+        return lost
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence."""

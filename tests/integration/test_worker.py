@@ -8,9 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from cli.demo_check import compare_positions
 from cli.worker_process import stop_worker, worker_process
 from config.settings import Settings, as_environment
+from serving.reader import FeatureReader, ViewStatus
 from sinks.lake_reads import offsets, table_counts
 from sinks.tables import LAKE_TABLES
 from streams.observing import GroupLags, read_workers
@@ -147,3 +150,29 @@ def test_a_sink_that_is_gone_stops_the_worker_without_a_commit(settings: Setting
         wait_ready(settings, process, log_path)
         wait_committed(settings, log_path)
     assert_exact(settings, log)
+
+
+def test_an_emptied_online_store_stops_the_worker_and_readers_are_told(settings: Settings, log_path: Path) -> None:
+    log = SentLog()
+    send(settings, traffic(500, seed=10), log)
+    with worker_process(settings, log_path) as process:
+        wait_ready(settings, process, log_path)
+        wait_committed(settings, log_path)
+        with Redis.from_url(settings.redis.url.get_secret_value()) as redis:
+            redis.flushdb()
+        send(settings, traffic(500, seed=11), log)
+        until(lambda: process.poll() is not None, "the worker goes on without what it had stored")
+        assert process.returncode == 1
+    assert "emptied" in tail(log_path)
+    with worker_process(settings, log_path) as process:
+        wait_ready(settings, process, log_path)
+        wait_committed(settings, log_path)
+        assert read_workers(settings).rebuilding == len(GroupLags(settings).read())
+    lost, doubled, _, _ = compare_positions(settings, log)
+    assert (lost, doubled) == (0, 0)
+    reader = FeatureReader.from_settings(settings)
+    try:
+        answers = reader.read(sorted(log.by_user())[:50])
+    finally:
+        reader.close()
+    assert {view.status for answer in answers for view in answer.views.values()} == {ViewStatus.REBUILDING}

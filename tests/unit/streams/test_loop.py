@@ -16,7 +16,7 @@ from features.state import decode, read_trailer
 from schemas.event import CLICKS_TOPIC, Event
 from sinks.errors import LakeUnavailableError
 from sinks.rows import FlushReport, PartitionFlush
-from streams.errors import SinkFailedError
+from streams.errors import SinkFailedError, StatesLostError
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.ports import Batch, TopicLog, TopicPartition
@@ -61,7 +61,11 @@ class World:
         """Start a new worker at an offset; what is in the sinks stays."""
         sinks = Sinks(self.states, self.fences, self.lake, self.letters)
         self.loop = BatchLoop(self.settings, JsonDecoder(), sinks, self.metrics, self.clock)
-        self.loop.open({TP: PartitionProgress(TP, LOG, status, next_offset, None)}, seek_epoch=1)
+        progress = PartitionProgress(TP, LOG, status, next_offset, None)
+        held = self.fences._fences.setdefault(CLICKS_TOPIC, {})
+        if 0 not in held or status is PartitionStatus.REBUILDING:  # as an assignment does
+            held[0] = progress.fence()
+        self.loop.open({TP: progress}, seek_epoch=1)
 
     def count(self, outcome: str) -> float:
         return (
@@ -177,6 +181,50 @@ def test_a_conflict_is_reloaded_and_applied_again() -> None:
     state = decode(world.states.rows[CLICKS_TOPIC, "a"].state)
     assert sum(totals[0] for totals in state.panes.values()) == 2
     assert world.metrics.registry.get_sample_value("shopstream_conflicts_total", {"topic": CLICKS_TOPIC}) == 1
+
+
+def test_an_online_store_that_was_emptied_is_noticed_before_anything_is_built_on_it() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        await world.loop.process([batch(0, [view("a", 0)])])
+        world.states.rows.clear()
+        world.fences.lose()
+        with pytest.raises(StatesLostError, match="emptied"):
+            await world.loop.process([batch(1, [view("b", 0)])])
+
+    run(scenario)
+    assert world.states.rows == {}
+
+
+def test_a_fence_that_went_back_means_an_older_copy() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        await world.loop.process([batch(0, [view("a", 0)])])
+        older = await world.fences.read(CLICKS_TOPIC)
+        await world.loop.process([batch(1, [view("a", 1)])])
+        await world.fences.replace(CLICKS_TOPIC, 0, older[0])
+        with pytest.raises(StatesLostError):
+            await world.loop.process([batch(2, [view("b", 0)])])
+
+    run(scenario)
+    assert (CLICKS_TOPIC, "b") not in world.states.rows
+
+
+def test_a_state_that_went_back_is_not_built_upon() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        await world.loop.process([batch(0, [view("a", 0)])])
+        older = dict(world.states.rows)
+        await world.loop.process([batch(1, [view("a", 1)])])
+        world.states.rows.update(older)  # between the look at the fence and the push, at the latest
+        with pytest.raises(StatesLostError):
+            await world.loop.process([batch(2, [view("a", 2)])])
+
+    run(scenario)
+    assert read_trailer(world.states.rows[CLICKS_TOPIC, "a"].state).version == 1
 
 
 def test_a_sink_that_fails_for_good_stops_the_loop_and_nothing_is_committable() -> None:

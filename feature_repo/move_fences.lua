@@ -1,0 +1,35 @@
+-- Moves the fences of some partitions forward, each only if it stands where the worker left it (feature_repo/fence.py).
+--
+-- KEYS   [row] the hash of the topic's fences
+-- ARGV   four per row: partition; epoch; the offset that it must have reached already; next offset
+-- returns a letter per row: M moved, A already there, L lost (none, of another epoch, or further back than it was)
+
+-- Decimal numbers of any size: a Lua number is exact only up to 2^53.
+local function less(a, b)
+  if #a ~= #b then
+    return #a < #b
+  end
+  for i = 1, #a do
+    local left, right = string.byte(a, i), string.byte(b, i)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return false
+end
+
+local told = {}
+for row = 1, #KEYS do
+  local at = 4 * (row - 1)
+  local partition, epoch, reached, next_offset = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local stored = redis.call('HMGET', KEYS[row], partition .. ':epoch', partition .. ':next_offset')
+  if not stored[1] or stored[1] ~= epoch or less(stored[2], reached) then
+    told[row] = 'L'
+  elseif less(stored[2], next_offset) then
+    redis.call('HSET', KEYS[row], partition .. ':next_offset', next_offset)
+    told[row] = 'M'
+  else
+    told[row] = 'A'
+  end
+end
+return table.concat(told)
