@@ -11,20 +11,19 @@ For each event, in log order:
 So within the lateness any order of the log gives the same state; duplicates and late events are decided in log order.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from copy import deepcopy
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeVar
-
-from msgspec.structs import replace
+from operator import add
+from typing import Final, NamedTuple
 
 from features.errors import StateError
-from features.retention import LATENESS_MS, compact, remember
+from features.retention import LATENESS_MS, compact, is_remembered, remember
 from features.spans import MEASURES, SESSION_GAP_MS
-from features.state import PANE_MS, Interval, TopicState, decode, encode, id_key
+from features.state import ORIGIN_REACH_MS, PANE_MS, TopicState, category_key, decode, encode, id_key, origin_of
 from schemas.event import Event
-
-K = TypeVar("K")
 
 
 class Outcome(StrEnum):
@@ -51,27 +50,22 @@ class Fold(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What one kind of event adds: (column, sign), to columns of counts and of money."""
+    """What one kind of event adds to a row of sums: (column, sign, whether it is money)."""
 
     width: int
-    counts: tuple[tuple[int, int], ...]
-    money: tuple[tuple[int, int], ...]
+    adds: tuple[tuple[int, int, bool], ...]
+    has_money: bool
 
 
 def _plan(kind: str) -> _Plan:
     measures = next(measures for measures in MEASURES.values() if any(kind in measure.signs for measure in measures))
-    adds = [
-        (measure.money, column, measure.signs[kind]) for column, measure in enumerate(measures) if kind in measure.signs
-    ]
-    return _Plan(
-        len(measures),
-        tuple((column, sign) for money, column, sign in adds if not money),
-        tuple((column, sign) for money, column, sign in adds if money),
-    )
+    adds = [(column, each.signs[kind], each.money) for column, each in enumerate(measures) if kind in each.signs]
+    return _Plan(len(measures), tuple(adds), any(money for _, _, money in adds))
 
 
 _PLANS: Final = {kind: _plan(kind) for measures in MEASURES.values() for measure in measures for kind in measure.signs}
-_category_key = lru_cache(maxsize=4_096)(id_key)  # a shop has few categories
+_COMPACT_EVERY: Final = 512  # so that a long log costs no more per event than a short one
+_category_key = lru_cache(maxsize=4_096)(category_key)  # a shop has few categories
 
 
 def apply(state: TopicState | None, event: Event, offset: int) -> TopicState:
@@ -85,20 +79,10 @@ def apply(state: TopicState | None, event: Event, offset: int) -> TopicState:
     Raises:
         StateError: the event belongs to another topic than the state.
     """
-    if state is None:
-        after = _born(event)
-    else:
-        after = replace(
-            state,
-            panes={start_ms: totals.copy() for start_ms, totals in state.panes.items()},
-            intervals=[replace(interval, totals=interval.totals.copy()) for interval in state.intervals],
-            products=state.products.copy(),
-            categories=state.categories.copy(),
-            seen=state.seen.copy(),
-            forget_next=[],
-        )
+    after = _born(event) if state is None else deepcopy(state)
     _take(after, event, offset)
     compact(after)
+    after.forgotten_count = 0
     return after
 
 
@@ -125,17 +109,19 @@ def fold(blob: bytes | None, log: Sequence[tuple[int, Event]], *, partial: bool 
         before = 0
     else:
         raise StateError("There is neither a state nor an event to fold.")
-    outcomes = [_take(state, event, offset) for offset, event in log]
+    outcomes: list[Outcome] = []
+    for first in range(0, len(log), _COMPACT_EVERY):
+        outcomes += [_take(state, event, offset) for offset, event in log[first : first + _COMPACT_EVERY]]
+        compact(state)
     if blob is not None and state.version == before:
         return Fold(blob, outcomes, 0)
     state.built_from = before
-    forgotten_count = state.forgotten_count
-    compact(state)
-    return Fold(encode(state), outcomes, forgotten_count)
+    return Fold(encode(state), outcomes, state.forgotten_count)
 
 
 def _born(event: Event) -> TopicState:
-    return TopicState(newest_ms=event.event_time_ms, width=_PLANS[event.kind].width, version=0)
+    time_ms = event.event_time_ms
+    return TopicState(newest_ms=time_ms, origin_ms=origin_of(time_ms), width=_PLANS[event.kind].width)
 
 
 def _take(state: TopicState, event: Event, offset: int) -> Outcome:
@@ -144,72 +130,67 @@ def _take(state: TopicState, event: Event, offset: int) -> Outcome:
         return Outcome.REDELIVERED
     state.version = offset + 1
     time_ms = event.event_time_ms
-    horizon_ms = state.newest_ms - LATENESS_MS
-    if time_ms < horizon_ms:
+    if time_ms < state.newest_ms - LATENESS_MS:
         return Outcome.LATE
     key = id_key(event.event_id)
-    seen_ms = state.seen.get(key)
-    if seen_ms is not None and seen_ms >= horizon_ms:
+    if is_remembered(state, key):
         return Outcome.DUPLICATE
     if time_ms > state.newest_ms:
         state.newest_ms = time_ms
-    remember(state, key, time_ms)
-    _add(state, event)
+        if time_ms >= state.origin_ms + ORIGIN_REACH_MS:
+            compact(state)
+    time = time_ms - state.origin_ms
+    remember(state, key, time)
+    _add(state, event, time)
     return Outcome.APPLIED
 
 
-def _add(state: TopicState, event: Event) -> None:
+def _add(state: TopicState, event: Event, time: int) -> None:
     plan = _PLANS[event.kind]
     if plan.width != state.width:
         raise StateError(f"An event of kind {event.kind} does not belong to the topic of this state.")
-    time_ms = event.event_time_ms
-    pane_ms = time_ms - time_ms % PANE_MS
-    pane = state.panes.get(pane_ms)
-    if pane is None:
-        pane = state.panes[pane_ms] = [0] * plan.width
-    session = _interval_at(state.intervals, time_ms, plan.width).totals
-    for column, amount in plan.counts:
-        pane[column] += amount
-        session[column] += amount
-    if plan.money:
-        value_minor = _value_minor(event)
-        for column, sign in plan.money:
-            pane[column] += sign * value_minor
-            session[column] += sign * value_minor
-    product, category = event.product_id, event.category_id
-    if product is not None:
-        _renew(state.products, product, time_ms)
-    if category is not None:
-        _renew(state.categories, _category_key(category), time_ms)
+    value_minor = _value_minor(event) if plan.has_money else 0
+    pane = _pane_at(state, time)
+    session = _session_at(state, time)
+    for column, sign, is_money in plan.adds:
+        amount = sign * value_minor if is_money else sign
+        state.pane_sums[pane + column] += amount
+        state.session_sums[session + column] += amount
+    if event.product_id is not None:
+        state.products.renew(event.product_id, time)
+    if event.category_id is not None:
+        state.categories.renew(_category_key(event.category_id), time)
 
 
-def _renew(newest_ms: dict[K, int], key: K, time_ms: int) -> None:
-    """Move the id to the end, where it belongs if events come in order."""
-    known_ms = newest_ms.pop(key, time_ms)
-    newest_ms[key] = max(known_ms, time_ms)
+def _pane_at(state: TopicState, time: int) -> int:
+    """Return where in the sums the row of a 10 s pane begins, new where needed."""
+    starts, start = state.pane_starts, time // PANE_MS
+    place = bisect_left(starts, start)
+    row = place * state.width
+    if place == len(starts) or starts[place] != start:
+        starts.insert(place, start)
+        state.pane_sums[row:row] = [0] * state.width
+    return row
 
 
-def _interval_at(intervals: list[Interval], time_ms: int, width: int) -> Interval:
-    """Return the interval that an event at this time belongs to, new or merged where needed.
+def _session_at(state: TopicState, time: int) -> int:
+    """Return where in the sums the row of the interval of this time begins; new or merged where needed.
 
     An accepted event is never further behind the newest than the lateness, which is less than the session gap: it
     belongs to the last interval or follows it, and may bridge that to the one before.
     """
-    last = intervals[-1] if intervals else None
-    if last is None or time_ms > last.last_ms + SESSION_GAP_MS:
-        last = Interval(time_ms, time_ms, [0] * width)
-        intervals.append(last)
-    elif time_ms > last.last_ms:
-        last.last_ms = time_ms
-    elif time_ms < last.first_ms:
-        last.first_ms = time_ms
-        if len(intervals) > 1 and time_ms <= intervals[-2].last_ms + SESSION_GAP_MS:
-            del intervals[-1]
-            earlier = intervals[-1]
-            earlier.last_ms = last.last_ms
-            earlier.totals = [a + b for a, b in zip(earlier.totals, last.totals, strict=True)]
-            last = earlier
-    return last
+    bounds, sums, width = state.session_bounds, state.session_sums, state.width
+    if not bounds or time > bounds[-1] + SESSION_GAP_MS:
+        bounds += (time, time)
+        sums += [0] * width
+    elif time > bounds[-1]:
+        bounds[-1] = time
+    elif time < bounds[-2]:
+        bounds[-2] = time
+        if len(bounds) > 2 and time <= bounds[-3] + SESSION_GAP_MS:
+            del bounds[-3:-1]
+            sums[-2 * width :] = map(add, sums[-2 * width : -width], sums[-width:])
+    return len(sums) - width
 
 
 def _value_minor(event: Event) -> int:

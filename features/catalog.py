@@ -22,6 +22,7 @@ from features.spans import (
     product_distinct,
     seconds_since_last_event,
     total,
+    total_of,
 )
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 
@@ -125,8 +126,7 @@ def _session(name: str, kind: _Kind, description: str, define: Definition) -> Fe
 
 
 def _unless_capped(name: str, kind: _Kind, description: str, define: Definition) -> Feature:
-    kind = kind._replace(nullable=True)
-    return _session(name, kind, description, lambda span: None if span.capped else define(span))
+    return _session(name, kind._replace(nullable=True), description, define)
 
 
 _RATE = _Kind("float", "ratio", nullable=True)
@@ -156,7 +156,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _session("capped", _FLAG, "It is longer than 24 h, so its other values are null.", lambda span: span.capped),
     _unless_capped("start_ms", _TIME, "Its first event; null when none is open.", lambda span: span.start_ms),
     _unless_capped("duration_s", _SECONDS, "From its first to its newest event.", duration_s),
-    _unless_capped("event_count", _EVENTS, "All its events.", total(*_EVENT_COUNTS)),
+    _unless_capped("event_count", _EVENTS, "All its events.", total_of(*_EVENT_COUNTS)),
     _unless_capped("page_view_count", _EVENTS, "Page views in it.", total("page_view_count")),
     _unless_capped("click_count", _EVENTS, "Clicks in it.", total("click_count")),
     _unless_capped("search_count", _EVENTS, "Searches in it.", total("search_count")),

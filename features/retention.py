@@ -4,100 +4,120 @@ Every boundary is a function of the newest event time, and every cap keeps the n
 result whether it is done after each event or once after many, so a state does not depend on how its log was cut.
 """
 
-from heapq import heapify, heappop, heappush
-from operator import add, lt
-from typing import Final, TypeVar
+from array import array
+from bisect import bisect_left
+from itertools import chain, repeat
+from operator import add, mod
+from typing import Any, Final
 
+from features.newest import Newest
 from features.spans import DAY_MS, MINUTE_MS, SESSION_GAP_MS, SESSION_MAX_MS, WINDOWS
-from features.state import TopicState
+from features.state import KEY_BYTES, PANE_MS, TopicState, move_origin, origin_of
 
 LATENESS_MS: Final = 10 * MINUTE_MS
 DISTINCT_IDS_MAX: Final = 256
 SEEN_IDS_MAX: Final = 1_024
 
-_QUARTER_MS: Final = 15 * MINUTE_MS
+_MINUTE_PANES: Final = MINUTE_MS // PANE_MS
+_QUARTER_PANES: Final = 15 * _MINUTE_PANES
+_FIVE_MINUTES_MS: Final = WINDOWS["5m"].length_ms
+_HOUR_MS: Final = WINDOWS["1h"].length_ms
+_DAY: Final = WINDOWS["24h"]
 _INTERVALS_BACK_MS: Final = SESSION_MAX_MS + SESSION_GAP_MS
 
-K = TypeVar("K")
+
+def is_remembered(state: TopicState, key: bytes) -> bool:
+    """Tell whether an event id was seen within the lateness horizon."""
+    found = state.seen.find(key)
+    while found > 0 and found % KEY_BYTES:  # across two keys
+        found = state.seen.find(key, found + 1)
+    return found >= 0
 
 
-def remember(state: TopicState, key: bytes, time_ms: int) -> None:
-    """Remember an event id; beyond the cap, forget the oldest by (time, key).
+def remember(state: TopicState, key: bytes, time: int) -> None:
+    """Remember an event id, and forget those that left the horizon; beyond the cap, the oldest by (time, key).
 
-    This cap alone is applied per event, because what is remembered decides what counts. Forgetting an id that is still
-    within the lateness horizon is recorded: its duplicate would count.
+    This alone is done per event, because what is remembered decides what counts. Forgetting an id that is still within
+    the lateness horizon is recorded: its duplicate would count.
     """
-    seen, queue = state.seen, state.forget_next
-    seen[key] = time_ms
-    if queue:
-        heappush(queue, (time_ms, key))
-    if len(seen) <= SEEN_IDS_MAX:
-        return
-    if not queue:
-        queue.extend((time, key) for key, time in seen.items())
-        heapify(queue)
-    while len(seen) > SEEN_IDS_MAX:
-        oldest_ms, oldest = heappop(queue)
-        if seen.get(oldest) != oldest_ms:
-            continue  # seen again since, after its first time had left the horizon
-        del seen[oldest]
-        if oldest_ms >= state.newest_ms - LATENESS_MS:
-            state.ids_forgotten_ms = max(state.ids_forgotten_ms, oldest_ms)
-            state.forgotten_count += 1
+    _forget_beyond_horizon(state)
+    keys, times = state.seen, state.seen_times
+    place = len(times)
+    if times and times[-1] >= time:
+        place = bisect_left(times, time)
+        while place < len(times) and times[place] == time and keys[KEY_BYTES * place : KEY_BYTES * (place + 1)] < key:
+            place += 1
+    times.insert(place, time)
+    keys[KEY_BYTES * place : KEY_BYTES * place] = key
+    if len(times) > SEEN_IDS_MAX:
+        state.ids_forgotten_ms = max(state.ids_forgotten_ms, state.origin_ms + times[0])
+        state.forgotten_count += 1
+        del times[0], keys[:KEY_BYTES]
 
 
 def compact(state: TopicState) -> None:
-    """Roll up panes and drop what no value can need any more; puts every collection into its documented order."""
-    newest_ms = state.newest_ms
-    day_ago_ms = newest_ms - DAY_MS
-    state.panes = _rolled_up(state.panes, newest_ms)
-    while state.intervals[0].last_ms < newest_ms - _INTERVALS_BACK_MS:
-        del state.intervals[0]
-    state.products, dropped_ms = _newest(state.products, day_ago_ms, DISTINCT_IDS_MAX)
-    state.products_dropped_ms = _if_since(day_ago_ms, max(dropped_ms, state.products_dropped_ms))
-    state.categories, dropped_ms = _newest(state.categories, day_ago_ms, DISTINCT_IDS_MAX)
-    state.categories_dropped_ms = _if_since(day_ago_ms, max(dropped_ms, state.categories_dropped_ms))
-    state.seen, _ = _newest(state.seen, newest_ms - LATENESS_MS, SEEN_IDS_MAX)
-    state.ids_forgotten_ms = _if_since(day_ago_ms, state.ids_forgotten_ms)
-    state.forget_next.clear()
-    state.forgotten_count = 0
+    """Roll up panes, and drop what no value can need any more."""
+    newest = state.newest_ms - state.origin_ms
+    _roll_up(state, newest)
+    while state.session_bounds and state.session_bounds[1] < newest - _INTERVALS_BACK_MS:
+        del state.session_bounds[:2], state.session_sums[: state.width]
+    state.products_dropped_ms = _prune(state, state.products, state.products_dropped_ms)
+    state.categories_dropped_ms = _prune(state, state.categories, state.categories_dropped_ms)
+    _forget_beyond_horizon(state)
+    if state.ids_forgotten_ms < state.newest_ms - DAY_MS:
+        state.ids_forgotten_ms = 0
+    if state.origin_ms != origin_of(state.newest_ms):
+        move_origin(state)
 
 
-def _rolled_up(panes: dict[int, list[int]], newest_ms: int) -> dict[int, list[int]]:
+def _roll_up(state: TopicState, newest: int) -> None:
     """Keep 10 s panes for the 5 min window, 1 min panes for the 1 h window, 15 min panes for the 24 h window.
 
     A coarse pane ends before the windows of finer hop begin, at any instant from the newest event on.
     """
-    minutes_before_ms = _floor(newest_ms - WINDOWS["5m"].length_ms, MINUTE_MS)
-    quarters_before_ms = _floor(newest_ms - WINDOWS["1h"].length_ms, _QUARTER_MS)
-    oldest_ms = WINDOWS["24h"].start_ms(newest_ms)
-    kept: dict[int, list[int]] = {}
-    for pane_ms in sorted(panes):
-        start_ms = pane_ms
-        if pane_ms < oldest_ms:
-            continue
-        if pane_ms < quarters_before_ms:
-            start_ms = _floor(pane_ms, _QUARTER_MS)
-        elif pane_ms < minutes_before_ms:
-            start_ms = _floor(pane_ms, MINUTE_MS)
-        known, totals = kept.get(start_ms), panes[pane_ms]
-        kept[start_ms] = totals if known is None else list(map(add, known, totals))
-    return kept
+    starts = state.pane_starts
+    oldest = _DAY.start_ms(newest) // PANE_MS
+    if starts and starts[0] < oldest:
+        old = bisect_left(starts, oldest)
+        del starts[:old], state.pane_sums[: old * state.width]
+    quarters_end = bisect_left(starts, _floor((newest - _HOUR_MS) // PANE_MS, _QUARTER_PANES))
+    minutes_end = bisect_left(starts, _floor((newest - _FIVE_MINUTES_MS) // PANE_MS, _MINUTE_PANES))
+    _coarsen(state, quarters_end, minutes_end, _MINUTE_PANES)
+    _coarsen(state, 0, quarters_end, _QUARTER_PANES)
 
 
-def _newest(times: dict[K, int], oldest_ms: int, most: int) -> tuple[dict[K, int], int]:
-    """Keep the newest by (time, id), in this order; tell the time of the newest that the cap dropped, 0 for none."""
-    in_order = list(times.values())
-    if len(in_order) <= most and all(map(lt, in_order, in_order[1:])) and (not in_order or in_order[0] >= oldest_ms):
-        return times, 0  # mostly events come in order, and nothing needs to move
-    ranked = sorted(zip(in_order, times, strict=True))
-    dropped_ms = ranked[-most - 1][0] if len(ranked) > most else 0
-    return {key: time for time, key in ranked[-most:] if time >= oldest_ms}, dropped_ms
+def _coarsen(state: TopicState, first: int, end: int, step: int) -> None:
+    """Add up the panes from `first` to before `end` into panes that start at multiples of `step`."""
+    starts, sums, width = state.pane_starts, state.pane_sums, state.width
+    off_grid = list(map(mod, starts[first:end], repeat(step)))
+    if not any(off_grid):
+        return
+    coarse: dict[int, list[int]] = {}
+    for i in range(first, end):
+        start = _floor(starts[i], step)
+        row = sums[i * width : (i + 1) * width]
+        known = coarse.get(start)
+        coarse[start] = row if known is None else list(map(add, known, row))
+    starts[first:end] = array(starts.typecode, coarse)
+    sums[first * width : end * width] = chain.from_iterable(coarse.values())
 
 
-def _if_since(oldest_ms: int, time_ms: int) -> int:
-    return time_ms if time_ms >= oldest_ms else 0
+def _prune(state: TopicState, newest: Newest[Any], dropped_ms: int) -> int:
+    """Keep the newest of the last 24 h; return the time of the newest that the cap dropped within them, 0 for none."""
+    day_ago_ms = state.newest_ms - DAY_MS
+    dropped = newest.prune(day_ago_ms - state.origin_ms, DISTINCT_IDS_MAX)
+    if dropped is not None:
+        dropped_ms = max(dropped_ms, state.origin_ms + dropped)
+    return dropped_ms if dropped_ms >= day_ago_ms else 0
 
 
-def _floor(time_ms: int, step_ms: int) -> int:
-    return time_ms - time_ms % step_ms
+def _forget_beyond_horizon(state: TopicState) -> None:
+    times = state.seen_times
+    horizon = state.newest_ms - state.origin_ms - LATENESS_MS
+    if times and times[0] < horizon:
+        old = bisect_left(times, horizon)
+        del times[:old], state.seen[: KEY_BYTES * old]
+
+
+def _floor(number: int, step: int) -> int:
+    return number - number % step

@@ -3,8 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
+from features.newest import Newest
+from features.state import TopicState
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 
 SECOND_MS: Final = 1_000
@@ -44,6 +47,7 @@ MEASURES: Final[Mapping[str, tuple[Measure, ...]]] = {
         Measure("purchase_value_minor", {"purchase": 1}, money=True),
     ),
 }
+TOTALS_COUNT: Final = sum(map(len, MEASURES.values()))
 _COLUMNS: Final = {name: i for i, name in enumerate(m.name for measures in MEASURES.values() for m in measures)}
 
 
@@ -75,9 +79,7 @@ class Span(NamedTuple):
         end_ms: the instant, or the last event of the session.
         newest_ms: newest event time of the user, None without events.
         totals: sums in the order of `MEASURES`.
-        products: (newest event time, product id) of the last 24 h, in this order, oldest first.
-        product_times: the times of `products`.
-        category_times: newest event time of each category of the last 24 h, oldest first.
+        topics: the states of the user, for the newest time of each id.
         capped: the session is longer than `SESSION_MAX_MS`; its other values say nothing.
     """
 
@@ -85,9 +87,7 @@ class Span(NamedTuple):
     end_ms: int
     newest_ms: int | None
     totals: Sequence[int]
-    products: Sequence[tuple[int, str]]
-    product_times: Sequence[int]
-    category_times: Sequence[int]
+    topics: Sequence[TopicState]
     capped: bool = False
 
 
@@ -95,12 +95,26 @@ Value = int | float | bool | list[str] | None
 Definition = Callable[[Span], Value]
 
 
-def total(*measures: str) -> Definition:
-    """Define a feature as the sum of these measures."""
-    first, *rest = (_COLUMNS[name] for name in measures)
-    if not rest:
-        return lambda span: span.totals[first]
-    return lambda span: sum(span.totals[column] for column in (first, *rest))
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Defines a feature as the total of one measure: a plain number of the span, which is read without a call."""
+
+    column: int
+
+    def __call__(self, span: Span) -> int:
+        """Return the value for a span."""
+        return span.totals[self.column]
+
+
+def total(measure: str) -> Total:
+    """Define a feature as the sum of this measure."""
+    return Total(_COLUMNS[measure])
+
+
+def total_of(*measures: str) -> Definition:
+    """Define a feature as the sum of all these measures."""
+    pick = itemgetter(*(_COLUMNS[name] for name in measures))
+    return lambda span: sum(pick(span.totals))
 
 
 def per_page_view(measure: str) -> Definition:
@@ -111,18 +125,25 @@ def per_page_view(measure: str) -> Definition:
 
 def product_distinct(span: Span) -> int:
     """Count the products whose newest event lies in the span."""
-    return _count_since(span.product_times, span.start_ms)
+    return _distinct([topic.products for topic in span.topics], span)
 
 
 def category_distinct(span: Span) -> int:
     """Count the categories whose newest event lies in the span."""
-    return _count_since(span.category_times, span.start_ms)
+    return _distinct([topic.categories for topic in span.topics], span)
 
 
 def last_products(span: Span) -> list[str]:
     """List the products of the newest events in the span, newest first; of equal times, the greater id first."""
-    start_ms = span.start_ms or 0
-    return [product for time_ms, product in span.products[: -LAST_PRODUCTS - 1 : -1] if time_ms >= start_ms]
+    origin_ms = span.topics[0].origin_ms
+    start = (span.start_ms or 0) - origin_ms
+    recent: list[tuple[int, str]] = []
+    for topic in span.topics:
+        products, shift_ms = topic.products, topic.origin_ms - origin_ms
+        last = zip(products.times[-LAST_PRODUCTS:], products.ids[-LAST_PRODUCTS:], strict=True)
+        recent += [(time + shift_ms, product) for time, product in last] if shift_ms else last
+    recent.sort(reverse=True)
+    return list(dict.fromkeys([product for time, product in recent if time >= start]))[:LAST_PRODUCTS]
 
 
 def seconds_since_last_event(span: Span) -> float | None:
@@ -137,5 +158,11 @@ def duration_s(span: Span) -> float:
     return 0.0 if span.start_ms is None else (span.end_ms - span.start_ms) / SECOND_MS
 
 
-def _count_since(times: Sequence[int], start_ms: int | None) -> int:
-    return 0 if start_ms is None else len(times) - bisect_left(times, start_ms)
+def _distinct(of_topics: Sequence[Newest[Any]], span: Span) -> int:
+    if span.start_ms is None:
+        return 0
+    found: set[Any] = set()
+    for newest, topic in zip(of_topics, span.topics, strict=True):
+        first = bisect_left(newest.times, span.start_ms - topic.origin_ms)
+        found.update(newest.ids[first:])
+    return len(found)

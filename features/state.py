@@ -1,30 +1,38 @@
 """The state of one user in one topic, and its bytes. docs/reference/state.md describes them for other languages.
 
-In memory all times are absolute milliseconds; on the wire they are relative to the newest event, and keys are packed.
-`encode` expects a compacted state (features/retention.py): in order, and within all caps.
+In memory it is what its bytes are: flat arrays, oldest first, their times counted from the state's *origin*, which
+moves once in five days. So nothing is rebuilt to read a state, nor to write it.
 """
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from itertools import accumulate, chain
-from operator import sub
-from typing import Annotated, Final, NamedTuple, TypeVar
+import sys
+from array import array
+from collections.abc import Sized
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from features.errors import StateError
+from features.newest import Newest
 
 LAYOUT: Final = 1
 TRAILER_BYTES: Final = 18
 KEY_BYTES: Final = 8
+CATEGORY_KEY_BYTES: Final = 6
 PANE_MS: Final = 10_000
 
-K = TypeVar("K")
-V = TypeVar("V")
+# All that is kept lies within a day and a half: a pane's start fits 16 bits, in panes, and any other time 32 bits.
+_DAY_MS: Final = 86_400_000
+_ORIGIN_EVERY_MS: Final = 5 * _DAY_MS
+_ORIGIN_BACK_MS: Final = 2 * _DAY_MS
+ORIGIN_REACH_MS: Final = _ORIGIN_EVERY_MS + _ORIGIN_BACK_MS
+_PANES: Final = "H"
+_TIMES: Final = "I"
+
+_IS_BIG_ENDIAN: Final = sys.byteorder == "big"  # the bytes of a state are little-endian
 
 _TRAILER: Final = struct.Struct(">HQQ")
-_KEY: Final = struct.Struct(f"{KEY_BYTES}s")
 _HINT: Final = "If a newer release wrote it, update this reader; otherwise rebuild the user by replay."
 
 
@@ -42,12 +50,8 @@ class Trailer(NamedTuple):
     version: int
 
 
-class Interval(msgspec.Struct, gc=False):
-    """A run of a user's events in one topic in which none comes more than the session gap after the one before it.
-
-    Attributes:
-        totals: one sum per measure of the topic.
-    """
+class Interval(NamedTuple):
+    """A run of a user's events in one topic in which none comes more than the session gap after the one before it."""
 
     first_ms: int
     last_ms: int
@@ -57,62 +61,81 @@ class Interval(msgspec.Struct, gc=False):
 class TopicState(msgspec.Struct, gc=False, kw_only=True):
     """What is remembered of one user in one topic. Mutable: only the fold that owns it changes it.
 
+    All collections are ordered, oldest first; times without `_ms` in their name count from `origin_ms`.
+
     Attributes:
         newest_ms: newest event time; every boundary, cap and pruning is a function of it.
+        origin_ms: `origin_of` the newest event time of the last compaction.
         width: how many measures the topic has.
         partial: born while the log was being rebuilt, so earlier events may be missing.
-        panes: pane start -> one sum per measure, oldest first; 15 min panes, then 1 min, then 10 s.
-        intervals: session intervals, oldest first.
-        products: product id -> newest event time, in order of (time, id).
+        pane_starts: in units of `PANE_MS`; 15 min panes, then 1 min, then 10 s.
+        pane_sums: `width` per pane.
+        session_bounds: first and last event time of each session interval.
+        session_sums: `width` per interval.
+        products: newest time of each product id.
         products_dropped_ms: newest event time among products that the cap dropped, 0 for none.
-        categories: the same as products, by `id_key` of the category id.
-        seen: `id_key` of an event id -> event time, within the lateness horizon, in order of (time, key).
+        categories: the same as products, by `category_key`.
+        seen: `id_key`s of the event ids within the lateness horizon, in order of (time, key), one after the other.
+        seen_times: one per key.
         ids_forgotten_ms: newest event time among ids that the cap dropped, 0 for none.
-        forget_next: heap over `seen` once a fold is at the cap; empty in a compacted state, and not encoded.
-        forgotten_count: ids within the horizon that the fold dropped; 0 in a compacted state, and not encoded.
+        forgotten_count: how many the fold dropped; not encoded.
     """
 
     newest_ms: int
+    origin_ms: int
     width: int
-    version: int
+    version: int = 0
     built_from: int = 0
     generation: int = 0
     partial: bool = False
-    panes: dict[int, list[int]] = {}  # msgspec copies an empty default
-    intervals: list[Interval] = []
-    products: dict[str, int] = {}
+    pane_starts: "array[int]" = msgspec.field(default_factory=lambda: array(_PANES))
+    pane_sums: list[int] = []  # msgspec copies an empty default
+    session_bounds: list[int] = []
+    session_sums: list[int] = []
+    products: Newest[str] = msgspec.field(default_factory=lambda: Newest([], array(_TIMES)))
     products_dropped_ms: int = 0
-    categories: dict[bytes, int] = {}
+    categories: Newest[bytes] = msgspec.field(default_factory=lambda: Newest([], array(_TIMES)))
     categories_dropped_ms: int = 0
-    seen: dict[bytes, int] = {}
+    seen: bytearray = bytearray()
+    seen_times: "array[int]" = msgspec.field(default_factory=lambda: array(_TIMES))
     ids_forgotten_ms: int = 0
-    forget_next: list[tuple[int, bytes]] = []
     forgotten_count: int = 0
 
+    @property
+    def panes(self) -> dict[int, list[int]]:
+        """Pane start in milliseconds -> one sum per measure, oldest first; to look at, not to change."""
+        starts = [self.origin_ms + PANE_MS * start for start in self.pane_starts]
+        return dict(zip(starts, _rows(self.pane_sums, self.width), strict=True))
 
-_Natural = Annotated[int, msgspec.Meta(ge=0)]
+    @property
+    def intervals(self) -> list[Interval]:
+        """Session intervals, oldest first; to look at, not to change."""
+        bounds = [self.origin_ms + bound for bound in self.session_bounds]
+        return [*map(Interval, bounds[::2], bounds[1::2], _rows(self.session_sums, self.width))]
+
+
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The msgpack array before the trailer; times as steps, see `_steps`."""
+    """The msgpack array before the trailer."""
 
     layout: int
     newest_ms: _Time
     partial: bool
     width: Annotated[int, msgspec.Meta(ge=1, le=64)]
-    pane_steps: list[_Natural]
-    pane_totals: list[int]
-    interval_bounds: list[_Natural]
-    interval_totals: list[int]
+    pane_starts: bytes
+    pane_sums: list[int]
+    session_bounds: list[int]
+    session_sums: list[int]
     products: list[str]
-    product_steps: list[_Natural]
+    product_times: bytes
     products_dropped_ms: _Time
     categories: bytes
-    category_steps: list[_Natural]
+    category_times: bytes
     categories_dropped_ms: _Time
-    seen: bytes
-    seen_steps: list[_Natural]
+    seen: bytearray
+    seen_times: bytes
     ids_forgotten_ms: _Time
 
 
@@ -120,10 +143,40 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(_Body)
 
 
+def origin_of(newest_ms: int) -> int:
+    """Return the instant that the times of a state count from: 2 to 7 days before its newest event."""
+    return (newest_ms - _ORIGIN_BACK_MS) // _ORIGIN_EVERY_MS * _ORIGIN_EVERY_MS
+
+
+def move_origin(state: TopicState) -> None:
+    """Count the times of a compacted state from the origin that belongs to its newest event.
+
+    Raises:
+        StateError: they lie too far apart to have been compacted.
+    """
+    later_ms = origin_of(state.newest_ms) - state.origin_ms
+    state.origin_ms += later_ms
+    try:
+        state.pane_starts = array(_PANES, [start - later_ms // PANE_MS for start in state.pane_starts])
+        for times in (state.products.times, state.categories.times, state.seen_times):
+            times[:] = array(_TIMES, [time - later_ms for time in times])
+    except OverflowError as error:
+        raise StateError("The state holds times that lie more than five days apart.", hint=_HINT) from error
+    state.session_bounds = [bound - later_ms for bound in state.session_bounds]
+
+
+def category_key(text: str) -> bytes:
+    """Return the first `CATEGORY_KEY_BYTES` of the key of a category id.
+
+    Among 256 categories any two have the same key with a chance of 2**-33.
+    """
+    return id_key(text)[:CATEGORY_KEY_BYTES]
+
+
 def id_key(text: str) -> bytes:
     """Return the fixed-size key that stands for an id: BLAKE2b of its UTF-8 bytes, `KEY_BYTES` long.
 
-    Among the 1,024 ids of a state, a new one equals another's key with a chance of 2**-70.
+    An id that was never seen equals one of 1,024 keys with a chance of 2**-54.
     """
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
@@ -145,29 +198,23 @@ def encode(state: TopicState) -> bytes:
     Raises:
         StateError: a sum left 64 bits, which the limits of the codec rule out.
     """
-    newest_ms = state.newest_ms
-    newest_pane_ms = newest_ms - newest_ms % PANE_MS
     body = _Body(
         LAYOUT,
-        newest_ms,
+        state.newest_ms,
         state.partial,
         state.width,
-        [step // PANE_MS for step in _steps(newest_pane_ms, list(state.panes))],
-        list(chain.from_iterable(state.panes.values())),
-        [
-            n
-            for interval in state.intervals
-            for n in (newest_ms - interval.last_ms, interval.last_ms - interval.first_ms)
-        ],
-        [total for interval in state.intervals for total in interval.totals],
-        list(state.products),
-        _steps(newest_ms, list(state.products.values())),
+        _packed(state.pane_starts),
+        state.pane_sums,
+        state.session_bounds,
+        state.session_sums,
+        state.products.ids,
+        _packed(state.products.times),
         state.products_dropped_ms,
-        b"".join(state.categories),
-        _steps(newest_ms, list(state.categories.values())),
+        b"".join(state.categories.ids),
+        _packed(state.categories.times),
         state.categories_dropped_ms,
-        b"".join(state.seen),
-        _steps(newest_ms, list(state.seen.values())),
+        state.seen,
+        _packed(state.seen_times),
         state.ids_forgotten_ms,
     )
     try:
@@ -191,72 +238,79 @@ def decode(state: bytes) -> TopicState:
         raise StateError(f"These {len(state)} bytes are no state: {error}.", hint=_HINT) from error
     if body.layout != LAYOUT:
         raise StateError(f"The state has layout {body.layout}; this release reads {LAYOUT}.", hint=_HINT)
-    if not body.interval_bounds or version == 0:
+    if not body.session_bounds or version == 0:
         raise StateError("The state holds no event.", hint=_HINT)
-    newest_ms, width = body.newest_ms, body.width
-    pane_times = _times("panes", newest_ms, [step * PANE_MS for step in body.pane_steps], grid_ms=PANE_MS)
-    product_times = _times("products", newest_ms, body.product_steps)
-    category_times = _times("categories", newest_ms, body.category_steps)
+    origin_ms, width = origin_of(body.newest_ms), body.width
+    newest = body.newest_ms - origin_ms
+    pane_starts = _unpacked("panes", _PANES, body.pane_starts, newest // PANE_MS)
+    product_times = _unpacked("products", _TIMES, body.product_times, newest)
+    category_times = _unpacked("categories", _TIMES, body.category_times, newest)
+    seen_times = _unpacked("event ids", _TIMES, body.seen_times, newest)
+    products, categories = body.products, _split(body.categories, CATEGORY_KEY_BYTES)
+    if len(body.pane_sums) != width * len(pane_starts):
+        raise _mismatch("panes", body.pane_sums, width)
+    if 2 * len(body.session_sums) != width * len(body.session_bounds):
+        raise _mismatch("sessions", body.session_sums, width)
+    if not len(product_times) == len(products) == len(set(products)):
+        raise _mismatch("products", products)
+    if not len(category_times) == len(body.categories) / CATEGORY_KEY_BYTES == len(set(categories)):
+        raise _mismatch("categories", body.categories, CATEGORY_KEY_BYTES)
+    if len(seen_times) != len(body.seen) / KEY_BYTES:
+        raise _mismatch("event ids", body.seen, KEY_BYTES)
     return TopicState(
-        newest_ms=newest_ms,
+        newest_ms=body.newest_ms,
+        origin_ms=origin_ms,
         width=width,
         version=version,
         built_from=built_from,
         generation=generation,
         partial=body.partial,
-        panes=_paired("panes", pane_times, _rows("panes", body.pane_totals, width)),
-        intervals=_intervals(body),
-        products=_paired("products", body.products, product_times),
+        pane_starts=pane_starts,
+        pane_sums=body.pane_sums,
+        session_bounds=body.session_bounds,
+        session_sums=body.session_sums,
+        products=Newest(products, product_times),
         products_dropped_ms=body.products_dropped_ms,
-        categories=_paired("categories", _keys("categories", body.categories), category_times),
+        categories=Newest(categories, category_times),
         categories_dropped_ms=body.categories_dropped_ms,
-        seen=_paired("event ids", _keys("event ids", body.seen), _times("event ids", newest_ms, body.seen_steps)),
+        seen=body.seen,
+        seen_times=seen_times,
         ids_forgotten_ms=body.ids_forgotten_ms,
     )
 
 
-def _steps(newest_ms: int, times_ms: list[int]) -> list[int]:
-    """Return how long the first time is before the newest, then how long each is after the one before it."""
-    return [newest_ms - times_ms[0], *map(sub, times_ms[1:], times_ms)] if times_ms else []
+def _packed(numbers: "array[int]") -> bytes:
+    if _IS_BIG_ENDIAN:
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
-def _times(name: str, newest_ms: int, steps: list[int], *, grid_ms: int = 1) -> list[int]:
-    """Undo `_steps`; overwrites its argument."""
-    if not steps:
-        return []
-    steps[0] = newest_ms - newest_ms % grid_ms - steps[0]
-    times = list(accumulate(steps))
-    if times[0] < 0 or times[-1] > newest_ms:
-        raise StateError(f"The {name} of the state lie before 1970 or after its newest event.", hint=_HINT)
-    return times
+def _unpacked(name: str, kind: str, packed: bytes, most: int) -> "array[int]":
+    try:
+        numbers = array(kind, packed)
+    except ValueError as error:
+        raise StateError(
+            f"The {name} of the state have {len(packed)} bytes of times, a part of one.", hint=_HINT
+        ) from error
+    if _IS_BIG_ENDIAN:
+        numbers.byteswap()
+    if numbers and (numbers[-1] > most or numbers.tolist() != sorted(numbers)):
+        raise StateError(f"The {name} of the state are out of order, or after its newest event.", hint=_HINT)
+    return numbers
 
 
-def _keys(name: str, packed: bytes) -> list[bytes]:
-    if len(packed) % KEY_BYTES:
-        raise StateError(f"The {name} of the state are {len(packed)} bytes, no multiple of {KEY_BYTES}.", hint=_HINT)
-    return [key for (key,) in _KEY.iter_unpack(packed)]
+def _split(packed: bytes, size: int) -> list[bytes]:
+    """Cut keys of this size from one another; a part of a key at the end is left out."""
+    return list(struct.unpack_from(f"{size}s" * (len(packed) // size), packed))
 
 
-def _rows(name: str, totals: list[int], width: int) -> list[list[int]]:
-    if len(totals) % width:
-        raise StateError(f"The {name} of the state hold {len(totals)} sums, no multiple of {width}.", hint=_HINT)
-    return [totals[i : i + width] for i in range(0, len(totals), width)]
+def _mismatch(name: str, found: Sized, size: int = 1) -> StateError:
+    return StateError(
+        f"The {name} of the state do not fit their times, or repeat: {len(found)} entries of which {size} go to one.",
+        hint=_HINT,
+    )
 
 
-def _paired(name: str, keys: Sequence[K], values: Sequence[V]) -> dict[K, V]:
-    paired = dict(zip(keys, values, strict=False))
-    if not len(paired) == len(keys) == len(values):
-        raise StateError(f"The {name} of the state repeat, or lack a value.", hint=_HINT)
-    return paired
-
-
-def _intervals(body: _Body) -> list[Interval]:
-    rows = _rows("sessions", body.interval_totals, body.width)
-    bounds = body.interval_bounds
-    if len(bounds) != 2 * len(rows):
-        raise StateError(f"The sessions of the state have {len(bounds)} bounds for {len(rows)} rows.", hint=_HINT)
-    newest_ms = body.newest_ms
-    return [
-        Interval(newest_ms - age_ms - length_ms, newest_ms - age_ms, totals)
-        for age_ms, length_ms, totals in zip(bounds[::2], bounds[1::2], rows, strict=True)
-    ]
+def _rows(sums: list[int], width: int) -> list[list[int]]:
+    return [sums[i : i + width] for i in range(0, len(sums), width)]

@@ -119,8 +119,8 @@ class TestDistinctCaps:
         dropped = folded(numbered([event(0, product_id="p"), *tied]))
         older = folded(numbered([event(0, product_id="p"), *tied[1:], event(-1, product_id="q")]))
 
-        assert "p" not in dropped.products
-        assert "q" not in older.products
+        assert "p" not in dropped.products.ids
+        assert "q" not in older.products.ids
 
     def test_the_flag_goes_when_what_was_dropped_has_left_the_window(self) -> None:
         events = [event(0, product_id="first")]
@@ -202,7 +202,7 @@ class TestDuplicateMemory:
         result = fold(None, log)
 
         assert result.forgotten_count == 0
-        assert len(decode(result.state).seen) == 1
+        assert len(decode(result.state).seen_times) == 1
 
     def test_an_id_that_is_used_again_after_the_horizon_is_remembered_at_its_new_time(self) -> None:
         later_ms = LATENESS_MS + 1
@@ -234,4 +234,4 @@ def test_a_cart_log_is_capped_like_a_click_log() -> None:
     values = values_of(events)
 
     assert (values["dedupe_saturated"], values["product_distinct_saturated"]) == (True, True)
-    assert len(folded(logs_of(events)[CARTS_TOPIC]).products) == DISTINCT_IDS_MAX
+    assert len(folded(logs_of(events)[CARTS_TOPIC]).products.ids) == DISTINCT_IDS_MAX

@@ -3,8 +3,6 @@
 import hashlib
 import random
 import struct
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -66,8 +64,8 @@ def test_with_every_cap_reached_it_takes_at_most_32_kb() -> None:
     blob = fold(None, a_full_log()).state
     state = decode(blob)
 
-    assert len(state.seen) == SEEN_IDS_MAX
-    assert len(state.products) == len(state.categories) == DISTINCT_IDS_MAX
+    assert len(state.seen_times) == SEEN_IDS_MAX
+    assert len(state.products.ids) == len(state.categories.ids) == DISTINCT_IDS_MAX
     assert len(state.panes) > 180
     assert len(blob) <= 32_768
 
@@ -109,8 +107,10 @@ def test_another_language_can_read_it_by_the_reference_page() -> None:
         ),
     ).state
 
-    def times(newest: int, steps: Sequence[int]) -> list[int]:
-        return list(accumulate([newest - steps[0], *steps[1:]]))
+    origin = (NOON - 2 * DAY) // (5 * DAY) * (5 * DAY)
+
+    def times(packed: bytes) -> list[int]:
+        return [origin + time for time in struct.unpack(f"<{len(packed) // 4}I", packed)]
 
     def key(text: str) -> bytes:
         return hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -118,16 +118,33 @@ def test_another_language_can_read_it_by_the_reference_page() -> None:
     row = msgspec.msgpack.decode(blob[:-18])
     assert struct.unpack(">HQQ", blob[-18:]) == (0, 0, 10)
     assert row[:4] == [1, NOON, False, 5]
-    assert times(NOON, [10_000 * step for step in row[4]]) == [NOON - 2 * HOUR, NOON - 70_000, NOON]
+    starts = [origin + 10_000 * start for start in struct.unpack("<3H", row[4])]
+    assert starts == [NOON - 2 * HOUR, NOON - 70_000, NOON]
     assert row[5] == [1, 0, 0, 500, 0, 0, 1, 0, -100, 0, 0, 0, 1, 0, 900]
-    assert row[6] == [2 * HOUR, 0, 0, 61 * SECOND]
+    assert [origin + bound for bound in row[6]] == [NOON - 2 * HOUR, NOON - 2 * HOUR, NOON - 61 * SECOND, NOON]
     assert row[7] == [1, 0, 0, 500, 0, 0, 1, 1, -100, 900]
     assert row[8] == ["p1", "p2", "p3"]
-    assert times(NOON, row[9]) == [NOON - 2 * HOUR, NOON - 61 * SECOND, NOON]
-    assert (row[11], row[12]) == (key("c1") + key("c2"), [61 * SECOND, 61 * SECOND])
+    assert times(row[9]) == [NOON - 2 * HOUR, NOON - 61 * SECOND, NOON]
+    assert (row[11], times(row[12])) == (key("c1")[:6] + key("c2")[:6], [NOON - 61 * SECOND, NOON])
     assert row[14][8:] == key("last")
-    assert row[15] == [61 * SECOND, 61 * SECOND]
+    assert times(row[15]) == [NOON - 61 * SECOND, NOON]
     assert (row[10], row[13], row[16], len(row)) == (0, 0, 0, 17)
+
+
+@pytest.mark.parametrize("later_ms", [0, DAY, 4 * DAY, 5 * DAY, 400 * DAY])
+def test_the_origin_moves_with_the_newest_event_and_nothing_else_changes(later_ms: int) -> None:
+    """A state whose newest event crosses into another origin equals one that was born there, whatever the batches."""
+    log = a_days_log(CLICKS_TOPIC)
+    for edge_ms in range(0, 6 * DAY, 6 * HOUR):
+        at_ms = edge_ms + later_ms + HOUR
+        moved = numbered([event(at_ms, "click", "x", product_id="p"), event(at_ms + 2 * HOUR, "click", "y")], len(log))
+        parts = fold(None, log).state
+        for each in moved:
+            parts = fold(parts, [each]).state
+        state = decode(parts)
+        assert parts[:-18] == fold(None, [*log, *moved]).state[:-18]
+        assert state.origin_ms <= state.newest_ms - 2 * DAY < state.origin_ms + 5 * DAY
+        assert [state.origin_ms + time for time in state.products.times][-1] == NOON + at_ms
 
 
 def test_the_bytes_of_layout_1_never_change() -> None:
@@ -138,12 +155,13 @@ def test_the_bytes_of_layout_1_never_change() -> None:
 
 
 GOLDEN = (
-    "dc001101cf0000018bd2da3e00c203920202960100000001009200cd4e209301010091a2703191cd4e2000c40843f000a36f"
-    "6d744e91cd4e2000c41040f89e395b66422f8472c2e34d854f7592cd4e20cd4e200000000000000000000000000000000000"
-    "002b"
+    "dc001101cf0000018bd2da3e00c203c4045edb60db9601000000010092ce217907e0ce217956009301010091a27031c404e0"
+    "07792100c40643f000a36f6dc404e007792100c41040f89e395b66422f8472c2e34d854f75c408e007792100567921000000"
+    "0000000000000000000000000000002b"
 )
 
 GOOD = fold(None, a_days_log(CLICKS_TOPIC)).state
+CLICKED = decode(GOOD).products.ids
 
 
 def changed(index: int, value: Any) -> bytes:
@@ -166,15 +184,18 @@ def changed(index: int, value: Any) -> bytes:
         pytest.param(changed(1, "now"), "no state", id="a text for a time"),
         pytest.param(changed(3, 0), "no state", id="no sums"),
         pytest.param(changed(3, 4), "panes", id="another width"),
-        pytest.param(changed(3, 64), "no multiple of 64", id="a width that does not divide"),
-        pytest.param(changed(4, [0]), "panes", id="a pane without sums"),
-        pytest.param(changed(4, [-1]), "no state", id="a step backwards"),
-        pytest.param(changed(6, [0, 0]), "bounds", id="a session without sums"),
-        pytest.param(changed(8, ["p1", "p1"]), "products", id="a product twice"),
+        pytest.param(changed(3, 64), "panes", id="a width that does not divide"),
+        pytest.param(changed(4, bytes(2)), "panes", id="a pane without sums"),
+        pytest.param(changed(4, bytes(3)), "a part of one", id="a cut pane"),
+        pytest.param(changed(4, b"\2\0\1\0"), "out of order", id="a step backwards"),
+        pytest.param(changed(6, [0, 0]), "sessions", id="a session without sums"),
+        pytest.param(changed(8, ["p1", "p1"]), "products", id="products without times"),
+        pytest.param(changed(8, [CLICKED[0], *CLICKED[:-1]]), "repeat", id="a product twice"),
         pytest.param(changed(8, [b"\xff"]), "no state", id="bytes for a product"),
-        pytest.param(changed(9, [2**60]), "before 1970", id="a product before 1970"),
-        pytest.param(changed(9, [0, 1]), "after its newest", id="a product after the newest event"),
-        pytest.param(changed(11, b"1234567"), "no multiple of 8", id="a cut key"),
+        pytest.param(changed(9, b"\xff" * 4 * len(CLICKED)), "after its newest", id="a product after the newest event"),
+        pytest.param(changed(9, bytes(4 * len(CLICKED) - 1)), "a part of one", id="a cut time"),
+        pytest.param(changed(11, b"1234567"), "categories", id="a cut key"),
+        pytest.param(changed(14, b"1234567"), "event ids", id="a cut key of an event id"),
         pytest.param(changed(14, b""), "event ids", id="times without keys"),
         pytest.param(changed(6, []), "no event", id="no session"),
         pytest.param(GOOD[:-8] + bytes(8), "no event", id="version 0"),
@@ -211,7 +232,7 @@ def test_a_changed_byte_is_refused_or_is_another_state() -> None:
 
 def test_a_sum_beyond_64_bits_is_refused_not_wrapped() -> None:
     state = folded(numbered([event(0, "add")]))
-    state.panes[NOON][3] = 2**64
+    state.pane_sums[3] = 2**64
 
     with pytest.raises(StateError, match="does not fit"):
         encode(state)

@@ -46,6 +46,7 @@ def test_limits(limit: int) -> None:
 def test_limits_of_texts() -> None:
     assert f"1 to {rules.EVENT_ID_BYTES_MAX} bytes. Equal ids" in REFERENCE
     assert f"1 to {rules.USER_ID_BYTES_MAX} bytes; equal to the key" in REFERENCE
-    assert rules.PRODUCT_ID_BYTES_MAX == rules.CATEGORY_ID_BYTES_MAX
+    assert f"| `product_id` | string | 1 to {rules.PRODUCT_ID_BYTES_MAX} bytes |" in REFERENCE
+    assert f"| `product_id?` | string | at most {rules.PRODUCT_ID_BYTES_MAX} bytes; an empty" in REFERENCE
     assert f"at most {rules.CATEGORY_ID_BYTES_MAX} bytes; an empty text counts as null" in REFERENCE
     assert f"nesting of more than {loading.NESTING_MAX} levels" in REFERENCE
