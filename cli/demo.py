@@ -111,10 +111,11 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
     table = Table(title="Account", title_justify="left", show_header=False)
     for name in ("produced", "applied", "duplicates", "late", "dead_letters", "redelivered", "raw_rows"):
         table.add_row(name, f"{payload[name]:,}")
-    for name in ("lost", "double_counted", "mismatched_features"):
+    for name in ("lost", "double_counted", "mismatched_features", "states_differing"):
         shown = f"{payload[name]:,}"
         table.add_row(name, f"[green]{shown}[/green]" if not payload[name] else f"[red]{shown}[/red]")
-    table.add_row("users_checked", f"{payload['users_checked']:,}")
+    table.add_row("users_checked", f"{payload['users_checked']:,} against the oracle")
+    table.add_row("states_refolded", f"{payload['states_refolded']:,} from the lake, compared byte for byte")
     p50, p99, samples = (payload["freshness_ms"][name] for name in ("p50", "p99", "samples"))
     table.add_row("freshness_ms", f"p50 {p50}, p99 {p99}, of {samples:,} events read back through Feast")
     table.add_row("events_per_second", f"{payload['events_per_second']:,}")

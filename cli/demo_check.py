@@ -1,5 +1,6 @@
 """The closing account of a demo: every record that was sent, where it is now, and whether the features are right."""
 
+import asyncio
 import random
 import statistics
 import time
@@ -10,8 +11,12 @@ from typing import Any
 
 from cli.demo_run import DemoResult
 from config.settings import Settings
+from feature_repo.opening import open_feature_store
+from feature_repo.states import StateStore
 from features.catalog import FEATURES
-from schemas.event import Event
+from replay.refold import Agreement, compare_with_live
+from schemas.event import EVENT_TOPICS, Event
+from schemas.topics import describe_topics
 from serving.reader import FeatureReader
 from sinks.lake_reads import offsets
 from sinks.tables import LAKE_TABLES
@@ -65,6 +70,10 @@ def check(result: DemoResult, users_max: int) -> Account:
         differences.append(f"{produced} records were produced, {accounted} are accounted for")
     checked, mismatches = compare_features(result.settings, by_user, users_max)
     differences.extend(mismatches)
+    agreement = compare_states(result.settings)
+    differences.extend(
+        f"{topic}: the state of {user} is not what the lake folds to" for topic, user in agreement.examples
+    )
     counts: dict[str, Any] = {
         "produced": produced,
         "applied": outcomes["applied"],
@@ -77,6 +86,8 @@ def check(result: DemoResult, users_max: int) -> Account:
         "double_counted": doubled + max(0, outcomes["applied"] - applied_expected),
         "mismatched_features": len(mismatches),
         "users_checked": checked,
+        "states_refolded": agreement.state_count,
+        "states_differing": agreement.differing,
         "freshness_ms": _freshness(result.freshness_ms),
         "events_per_second": round(produced / result.busy_s) if result.busy_s else 0,
         "rss_mb": round(result.workers.rss_bytes / 1e6, 1),
@@ -162,6 +173,20 @@ def compare_features(
     finally:
         reader.close()
     return len(chosen), mismatches
+
+
+def compare_states(settings: Settings) -> Agreement:
+    """Fold the lake again, and compare every state with the one in the online store, byte for byte."""
+    topics = {topic: info for topic, info in describe_topics(settings).items() if topic in EVENT_TOPICS}
+
+    async def compare() -> Agreement:
+        store = open_feature_store(settings)
+        try:
+            return await compare_with_live(settings.lake_path, topics, StateStore(store))
+        finally:
+            await store.close()
+
+    return asyncio.run(compare())
 
 
 def _freshness(samples_ms: Sequence[float]) -> dict[str, Any]:

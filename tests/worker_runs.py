@@ -1,11 +1,11 @@
-"""What tests of a running worker share: traffic, waiting until all of it is committed, and comparing with the oracle."""
+"""What tests of a running worker share: traffic, waiting until all is committed, comparing with the oracle."""
 
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cli.demo_check import compare_features, compare_positions, expected_applied
+from cli.demo_check import compare_features, compare_positions, compare_states, expected_applied
 from config.settings import Settings
 from streams.observing import GroupLags, read_workers
 from tests.waiting import wait_until
@@ -60,6 +60,9 @@ def assert_exact(settings: Settings, log: SentLog, *, users_max: int = 300) -> N
     """Assert that every acknowledged record is in the lake once, and that features equal the oracle's."""
     lost, doubled, _, differences = compare_positions(settings, log)
     assert (lost, doubled, differences) == (0, 0, [])
+    agreement = compare_states(settings)
+    assert (agreement.differing, agreement.examples) == (0, ())
+    assert agreement.state_count > 0
     checked, mismatches = compare_features(settings, log.by_user(), users_max)
     assert mismatches == []
     assert checked > 0
