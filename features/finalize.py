@@ -114,8 +114,8 @@ def _open_session(topics: Sequence[TopicState], newest_ms: int, instant_ms: int)
     totals: list[int] = []
     for state in topics:
         first = _interval_since(state.session_bounds, first_ms - state.origin_ms)
-        rows, width = state.session_sums, state.width
-        totals += [sum(rows[first * width + column :: width]) for column in range(width)]
+        rows, width = state.session_sums[first * state.width :], state.width
+        totals += rows if len(rows) == width else [sum(rows[column::width]) for column in range(width)]
     capped = newest_ms - first_ms > SESSION_MAX_MS
     return Span(first_ms, newest_ms, newest_ms, totals, topics, capped)
 

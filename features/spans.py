@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
 from features.newest import Newest
@@ -125,25 +125,25 @@ def per_page_view(measure: str) -> Definition:
 
 def product_distinct(span: Span) -> int:
     """Count the products whose newest event lies in the span."""
-    return _distinct([topic.products for topic in span.topics], span)
+    return _distinct(span, _products_of)
 
 
 def category_distinct(span: Span) -> int:
     """Count the categories whose newest event lies in the span."""
-    return _distinct([topic.categories for topic in span.topics], span)
+    return _distinct(span, _categories_of)
 
 
 def last_products(span: Span) -> list[str]:
     """List the products of the newest events in the span, newest first; of equal times, the greater id first."""
     origin_ms = span.topics[0].origin_ms
-    start = (span.start_ms or 0) - origin_ms
     recent: list[tuple[int, str]] = []
     for topic in span.topics:
         products, shift_ms = topic.products, topic.origin_ms - origin_ms
         last = zip(products.times[-LAST_PRODUCTS:], products.ids[-LAST_PRODUCTS:], strict=True)
         recent += [(time + shift_ms, product) for time, product in last] if shift_ms else last
     recent.sort(reverse=True)
-    return list(dict.fromkeys([product for time, product in recent if time >= start]))[:LAST_PRODUCTS]
+    start = (span.start_ms or 0) - origin_ms
+    return list({product: None for time, product in recent if time >= start})[:LAST_PRODUCTS]
 
 
 def seconds_since_last_event(span: Span) -> float | None:
@@ -158,11 +158,15 @@ def duration_s(span: Span) -> float:
     return 0.0 if span.start_ms is None else (span.end_ms - span.start_ms) / SECOND_MS
 
 
-def _distinct(of_topics: Sequence[Newest[Any]], span: Span) -> int:
+_products_of: Final[Callable[[TopicState], Newest[Any]]] = attrgetter("products")
+_categories_of: Final[Callable[[TopicState], Newest[Any]]] = attrgetter("categories")
+
+
+def _distinct(span: Span, newest_of: Callable[[TopicState], Newest[Any]]) -> int:
     if span.start_ms is None:
         return 0
     found: set[Any] = set()
-    for newest, topic in zip(of_topics, span.topics, strict=True):
-        first = bisect_left(newest.times, span.start_ms - topic.origin_ms)
-        found.update(newest.ids[first:])
+    for topic in span.topics:
+        newest = newest_of(topic)
+        found.update(newest.ids[bisect_left(newest.times, span.start_ms - topic.origin_ms) :])
     return len(found)
