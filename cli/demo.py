@@ -14,6 +14,7 @@ from rich.live import Live as LiveDisplay
 from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
+from cli.interrupts import termination_unwinds
 
 _SHARE = {"min": 0.0, "max": 0.5}
 
@@ -49,7 +50,7 @@ def demo(
     console = progress_console()
     options = DemoOptions(rate, seconds, seed, late, duplicates, broken, currency, rees46)
     live = Live()
-    with _live_view(console, live) as tell:
+    with termination_unwinds(), _live_view(console, live) as tell:
         tell("Starting Kafka, the schema registry and Redis")
         with demo_stack(settings, tell) as own:
             result = DemoRun(own, options, live, tell).run()

@@ -1,14 +1,12 @@
 """`shopstream events`: what is on the topics, decoded."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.context import invocation, progress_console
+from cli.interrupts import stop_requests
 from config.settings import Settings
 from schemas.codec import Codec
 from schemas.dead_letter import DeadLetter
@@ -67,7 +66,7 @@ def tail(
     infos = describe_topics(settings)
     reading = _Reading(settings, infos)
     out = _Output(as_json=as_json)
-    with _stoppable() as stopped, _quiet_when_nobody_reads():
+    with stop_requests() as stopped, _quiet_when_nobody_reads():
         for records in _records(settings, [infos[name] for name in topics], stopped, from_beginning=from_beginning):
             for seen in reading.read(records):
                 if user is not None and seen.user_id != user:
@@ -219,26 +218,6 @@ def _record(message: Any) -> Record:
     _, append_time_ms = message.timestamp()
     key, value = message.key(), message.value()
     return Record(message.topic(), message.partition(), message.offset(), append_time_ms, key, value)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Let the first SIGINT or SIGTERM end the loop between two lines; a second one acts as ever."""
-    asked = False
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Streaming session features for a shop: Kafka to Redis through Feast, every raw event in Delta Lake.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check found a difference.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check found a difference, 130 interrupted.",
 )
 
 

@@ -1,13 +1,11 @@
 """`shopstream produce`: simulated traffic at a rate, or the rows of a REES46 file."""
 
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.context import JsonFlag, emit, invocation, progress_console
+from cli.interrupts import stop_requests
 from schemas.rules import EVENT_TIME_MS_MIN
 from traffic.errors import SendError
 from traffic.pacing import Pacer
@@ -69,7 +68,7 @@ def produce(
     settings = invocation(ctx).settings().require("kafka", "registry")
     start_ms = _start_ms(start, since)
     log = SentLog(keep=False)
-    with _interruptible() as stopped, open_sender(settings, log, broken=broken > 0.0) as sender:
+    with stop_requests() as stopped, open_sender(settings, log, broken=broken > 0.0) as sender:
         report: ImportReport | None = None
         if rees46 is None:
             count: int | None = max(1, round(rate * seconds))
@@ -147,26 +146,6 @@ def _usable(start_ms: int, option: str) -> int:
     if not EVENT_TIME_MS_MIN <= start_ms <= _now_ms():
         raise typer.BadParameter(f"it must lie between the year 2000 and now, not at {start_ms} ms", param_hint=option)
     return start_ms
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as ever."""
-    asked = False
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def commands_page() -> str:
         "# Commands",
         "",
         "Every command takes `--json`: one object on stdout (`events tail`: one per line); progress goes to stderr.",
-        "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check found a difference.",
+        "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check found a difference, 130 interrupted.",
         "`--home`, `--set KEY=VALUE` and `--debug` come before the command.",
     ]
     for name, command in _leaves("shopstream", get_command(app)):
