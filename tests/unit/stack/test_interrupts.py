@@ -12,8 +12,9 @@ from stack.interrupts import Interrupts
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Put back what a test leaves changed on purpose."""
+    """Begin with Ctrl-C as it is in a terminal (a shell's background job ignores it); put back what a test changes."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
