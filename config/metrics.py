@@ -94,6 +94,12 @@ WORKER_METRICS: Final = (
         "Records that retention removed before they were read",
         _PARTITION,
     ),
+    MetricSpec(
+        "shopstream_absent_offsets",
+        MetricKind.COUNTER,
+        "Offsets between two records of the log that hold none: transactions, compaction",
+        _PARTITION,
+    ),
     MetricSpec("shopstream_rows_flushed", MetricKind.COUNTER, "Rows committed to the lake", ("table",)),
     MetricSpec(
         "shopstream_rows_dropped",

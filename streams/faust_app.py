@@ -4,7 +4,8 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import faust
@@ -127,18 +128,30 @@ class FeatureApp(faust.App):
             """Flushes, commits and watches while the app runs."""
 
             @Service.task
-            async def _run(self) -> None:
+            async def _flush_and_commit(self) -> None:
                 while not self.should_stop:
                     await self.sleep(HOUSEKEEPING_INTERVAL_S)
-                    try:
+                    with app._stopping_on_failure():
                         if await app.ownership.flush_if_due():
                             await app.batch_consumer.commit()
+
+            @Service.task
+            async def _watch(self) -> None:
+                # a task of its own: it must notice when the other one waits for ever
+                while not self.should_stop:
+                    await self.sleep(HOUSEKEEPING_INTERVAL_S)
+                    with app._stopping_on_failure():
                         app.ownership.observe()
-                    except Exception as error:
-                        app.ownership.failed(error)
-                        raise
 
         return Housekeeping
+
+    @contextmanager
+    def _stopping_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.ownership.failed(error)
+            raise
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """Stop the worker: Faust would restart the agent behind the batch that failed."""

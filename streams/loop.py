@@ -277,6 +277,8 @@ class BatchLoop:
             progress.first_buffered = batch.records[0].offset
         if progress.buffered_since_s is None:
             progress.buffered_since_s = self._clock.monotonic_s()
+        absent = batch.next_offset - progress.next_offset - len(batch.records)
+        self._metrics.absent.labels(batch.tp.topic, str(batch.tp.partition)).inc(absent)
         progress.next_offset = batch.next_offset
         cache = self._caches[batch.tp.topic]
         for user_id, item in work.folds.items():

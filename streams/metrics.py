@@ -47,6 +47,7 @@ class WorkerMetrics:
         self.commit_age = _pick(created, "shopstream_commit_age_seconds", Gauge)
         self.rebuilding = _pick(created, "shopstream_partition_rebuilding", Gauge)
         self.expired = _pick(created, "shopstream_expired_records", Counter)
+        self.absent = _pick(created, "shopstream_absent_offsets", Counter)
         self.rows_flushed = _pick(created, "shopstream_rows_flushed", Counter)
         self.rows_dropped = _pick(created, "shopstream_rows_dropped", Counter)
         self.flush_seconds = _pick(created, "shopstream_flush_seconds", Histogram)

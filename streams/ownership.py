@@ -83,7 +83,7 @@ class PartitionOwner:
         return offsets
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Note what Kafka has taken."""
+        """Note that Kafka has answered a commit, and what it took."""
         self._commit_started_s = None
         self.loop.committed(offsets)
 

@@ -60,7 +60,7 @@ class Ownership(Protocol):
         ...
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Learn that Kafka has taken offsets."""
+        """Learn that Kafka has answered, and which offsets it took: none when the partitions are somebody else's."""
         ...
 
 
@@ -219,8 +219,7 @@ class BatchConsumer(driver.Consumer):
                 self._thread.thread_loop,
             )
             done: bool = await asyncio.shield(asyncio.wrap_future(sent))
-            if done:
-                self.ownership.committed(offsets)
+            self.ownership.committed(offsets if done else {})
             return done
 
     async def on_task_error(self, exc: BaseException) -> None:
