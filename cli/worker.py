@@ -18,10 +18,11 @@ def worker(
     Start several to share the partitions. Logs go to stderr. It exits with 1 when it cannot go on: nothing that was
     not stored is committed, so the next start reads it again and counts nothing twice.
     """
-    settings = invocation(ctx).settings()
+    call = invocation(ctx)
+    settings = call.settings()
     from streams.worker import run_worker
 
-    result = run_worker(settings, loglevel=loglevel)
+    result = run_worker(settings, loglevel=loglevel, debug=call.debug)
     emit(
         {"exit_code": result.exit_code, "reason": result.reason, "records": result.records},
         as_json=json,

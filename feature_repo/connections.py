@@ -99,6 +99,6 @@ class RedisConnections:
             raise OnlineStoreError(f"Redis at {self.address} refused a command: {error}.") from error
         except (RedisError, OSError) as error:
             raise OnlineStoreError(
-                f"Redis at {self.address} does not answer: {error}.",
+                f"Redis at {self.address} does not answer: {str(error).rstrip('.')}.",
                 hint="Is it running (`shopstream stack status`), and does redis.url name it?",
             ) from error

@@ -75,6 +75,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)  # noqa: SLF001 - nor for this
         return consumer
 
+    def _stopped_set(self) -> None:
+        if not self.thread_loop.is_closed():  # after a crash the thread has ended by itself
+            super()._stopped_set()
+
     async def fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
         """Fetch records, with the number of seeks before them and the end of each partition's log."""
         return await self.call_thread(self._fetch, partitions, timeout_s, records_max)  # type: ignore[no-any-return]

@@ -1,17 +1,20 @@
 """The composition root of the worker process: settings in, a running worker out."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import faust
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.states import StateStore
 from schemas.codec import Codec
-from schemas.event import DEAD_LETTERS_TOPIC
+from schemas.event import CLICKS_TOPIC, DEAD_LETTERS_TOPIC
 from schemas.registry import RegistryClient, register_own_schemas
 from schemas.topics import describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
@@ -27,8 +30,11 @@ from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
 
 
-def build_app(settings: Settings) -> FeatureApp:
+def build_app(settings: Settings, *, debug: bool = False) -> FeatureApp:
     """Wire a worker together; nothing is consumed before it is started.
+
+    Args:
+        debug: log expected failures with their traceback, too.
 
     Raises:
         SettingsError: a service has no address.
@@ -36,6 +42,8 @@ def build_app(settings: Settings) -> FeatureApp:
         BrokerUnavailableError, OnlineStoreError, RegistryError: a service does not answer.
     """
     settings.require("kafka", "registry", "redis")
+    if not debug:
+        _log_expected_failures_in_a_sentence()
     verify_topics(describe_topics(settings))
     apply_definitions(settings)
     clock = SystemClock()
@@ -44,6 +52,7 @@ def build_app(settings: Settings) -> FeatureApp:
     metrics = WorkerMetrics(registry)
     store = open_feature_store(settings)
     fences = FenceStore.from_settings(settings)
+    fences.read_blocking(CLICKS_TOPIC)  # a Redis that does not answer is told before anything starts
     schema_registry = RegistryClient(settings.registry)
     register_own_schemas(schema_registry, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
     codec = Codec(
@@ -90,16 +99,16 @@ class WorkerResult:
     def sentence(self) -> str:
         """Say it in one line."""
         counts = ", ".join(f"{outcome} {count:,}" for outcome, count in self.records.items()) or "no record"
-        return f"Stopped: {self.reason or 'as asked'}. Read: {counts}."
+        return f"Stopped: {(self.reason or 'as asked').rstrip('.')}. Read: {counts}."
 
 
-def run_worker(settings: Settings, *, loglevel: str = "info") -> WorkerResult:
+def run_worker(settings: Settings, *, loglevel: str = "info", debug: bool = False) -> WorkerResult:
     """Run a worker until SIGTERM, SIGINT or a failure.
 
     Raises:
         ShopstreamError: it could not be started.
     """
-    app = build_app(settings)
+    app = build_app(settings, debug=debug)
     worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
     try:
         worker.execute_from_commandline()
@@ -114,3 +123,16 @@ def run_worker(settings: Settings, *, loglevel: str = "info") -> WorkerResult:
     if failure is not None:
         return WorkerResult(1, dict(records), str(failure))
     return WorkerResult(0, dict(records), "") if not code else WorkerResult(1, dict(records), "it crashed, see above")
+
+
+def _log_expected_failures_in_a_sentence() -> None:
+    """Leave the traceback of our own errors out of the log: they say what is wrong and what to do."""
+    create = logging.getLogRecordFactory()
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = create(*args, **kwargs)
+        if made.exc_info and isinstance(made.exc_info[1], ShopstreamError):
+            made.exc_info = None
+        return made
+
+    logging.setLogRecordFactory(record)

@@ -145,6 +145,7 @@ def test_a_sink_that_is_gone_stops_the_worker_without_a_commit(settings: Setting
         assert process.returncode == 1
     assert all(lag.committed is None for lag in GroupLags(settings).read())
     assert "lake" in tail(log_path)
+    assert "Traceback" not in log_path.read_text()  # an expected failure is a sentence
     settings.lake_path.unlink()
     with worker_process(settings, log_path) as process:
         wait_ready(settings, process, log_path)
