@@ -42,6 +42,7 @@ check: setup  ## lint, types, architecture, docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/unit/docs
 
 lock: setup  ## resolve the locks again
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade pyproject.toml -o requirements/runtime.txt

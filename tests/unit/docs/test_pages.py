@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.reference import PAGES, pages
+from features.catalog import FEATURES
 
 ROOT = Path(__file__).resolve().parents[3]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -29,6 +30,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_the_readme_counts_the_features_right() -> None:
+    counts = set(re.findall(r"\b(\d+) (?:features|values)\b", (ROOT / "README.md").read_text()))
+    assert counts == {str(len(FEATURES))}
 
 
 def test_every_decision_is_numbered_and_titled() -> None:
