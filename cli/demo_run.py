@@ -66,7 +66,6 @@ class Live:
     sent_count: int = 0
     freshness_ms: list[float] = field(default_factory=list)
     workers: WorkerReport = field(default_factory=WorkerReport)
-    lag_records: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ class DemoResult:
         settings: those of the demo's own stack, which still runs.
         catch_up_s: from the last acknowledged event until the worker had read, stored and committed all of them.
         busy_s: from the first event sent until the same moment.
-        worker_exit_code: after SIGTERM.
     """
 
     settings: Settings
@@ -147,16 +145,16 @@ class FreshnessProbe:
 
 
 class _ProbedLog(SentLog):
-    """A sent log that offers every acknowledged event to the probe."""
+    """A sent log that offers every acknowledged event to the probe, once there is one."""
 
-    def __init__(self, probe: FreshnessProbe) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._probe = probe
+        self.probe: FreshnessProbe | None = None
 
     def note(self, timed: TimedEvent, delivery: Delivery) -> None:
         super().note(timed, delivery)
-        if delivery.error is None and isinstance(timed.payload, Event):
-            self._probe.offer(timed.payload.user_id, delivery)
+        if self.probe is not None and delivery.error is None and isinstance(timed.payload, Event):
+            self.probe.offer(timed.payload.user_id, delivery)
 
 
 @contextmanager
@@ -224,16 +222,15 @@ class DemoRun:
 
         self._tell("Registering schemas")
         with ExitStack() as opened:
-            probe_log = SentLog()
-            sender = opened.enter_context(open_sender(self._settings, probe_log, broken=self._options.broken > 0))
+            log = _ProbedLog()
+            sender = opened.enter_context(open_sender(self._settings, log, broken=self._options.broken > 0))
             self._tell("Starting a worker, which applies the feature definitions")
             process = opened.enter_context(worker_process(self._settings, self._worker_log()))
             load_feast()  # takes seconds, as it does in the worker meanwhile
             self._wait_for(lambda: bool(read_workers(self._settings).read), process, START_TIMEOUT_S, "took partitions")
             reader = FeatureReader.from_settings(self._settings)
             opened.callback(reader.close)
-            probe = FreshnessProbe(reader)
-            sender.log = log = _ProbedLog(probe)
+            log.probe = probe = FreshnessProbe(reader)
             events, pacer, report = self._source()
             self._live.freshness_ms = probe.samples_ms
             probe.start()
@@ -245,7 +242,7 @@ class DemoRun:
                 sent_s = time.monotonic()
                 self._tell("Waiting until all is read, stored and committed")
                 lags = GroupLags(self._settings)
-                self._wait_for(lambda: self._all_committed(lags), process, DRAIN_TIMEOUT_S, "committed every record")
+                self._wait_for(lambda: lags.total() == 0, process, DRAIN_TIMEOUT_S, "committed every record")
                 done_s = time.monotonic()
             finally:
                 stop_view()
@@ -283,10 +280,6 @@ class DemoRun:
 
     def _sent(self, count: int) -> None:
         self._live.sent_count = count
-
-    def _all_committed(self, lags: GroupLags) -> bool:
-        self._live.lag_records = lags.total()
-        return self._live.lag_records == 0
 
     def _watch_workers(self) -> Callable[[], None]:
         stopped = threading.Event()

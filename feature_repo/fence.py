@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.settings import Settings
 from feature_repo.connections import RedisConnections
 from feature_repo.errors import OnlineStoreError
 from feature_repo.scripts import Row, RowScript
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 
 class PartitionStatus(StrEnum):
@@ -74,8 +77,9 @@ class FenceStore:
     def __init__(self, connections: RedisConnections, project: str) -> None:
         self._connections = connections
         self._project = project
-        self._move = RowScript(Path(__file__).with_name("move_fence.lua"))
-        self._move_some = RowScript(Path(__file__).with_name("move_fences.lua"))
+        here = Path(__file__)
+        self._move = RowScript(here.with_name("decimals.lua"), here.with_name("move_fence.lua"))
+        self._move_some = RowScript(here.with_name("decimals.lua"), here.with_name("move_fences.lua"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "FenceStore":
@@ -87,6 +91,11 @@ class FenceStore:
         url = settings.require("redis").redis.url.get_secret_value()
         connections = RedisConnections(url, timeout_s=settings.redis.timeout_s)
         return cls(connections, settings.feast.project)
+
+    @classmethod
+    def beside(cls, store: "FeatureStore") -> "FenceStore":
+        """Open the fences of an open feature store, over the connections of its online store."""
+        return cls(store.provider.online_store.connections(store.config.online_store), store.project)
 
     async def read(self, topic: str) -> dict[int, Fence]:
         """Read the fences of a topic by partition; a partition that was never applied is absent.

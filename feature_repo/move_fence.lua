@@ -9,20 +9,6 @@ local function field(name)
   return partition .. ':' .. name
 end
 
--- Decimal numbers of any size: a Lua number is exact only up to 2^53.
-local function greater(a, b)
-  if #a ~= #b then
-    return #a > #b
-  end
-  for i = 1, #a do
-    local left, right = string.byte(a, i), string.byte(b, i)
-    if left ~= right then
-      return left > right
-    end
-  end
-  return false
-end
-
 local stored = redis.call('HMGET', KEYS[1], field('epoch'), field('next_offset'), field('status'))
 local epoch, next_offset, status = stored[1], stored[2], stored[3]
 
@@ -38,7 +24,7 @@ if verb == 'status' then
 end
 
 if verb == 'advance' and epoch == ARGV[3] then
-  if not greater(ARGV[4], next_offset) then
+  if not less(next_offset, ARGV[4]) then
     return '0'
   end
   redis.call('HSET', KEYS[1], field('next_offset'), ARGV[4])

@@ -4,20 +4,6 @@
 -- ARGV   four per row: partition; epoch; the offset that it must have reached already; next offset
 -- returns a letter per row: M moved, A already there, L lost (none, of another epoch, or further back than it was)
 
--- Decimal numbers of any size: a Lua number is exact only up to 2^53.
-local function less(a, b)
-  if #a ~= #b then
-    return #a < #b
-  end
-  for i = 1, #a do
-    local left, right = string.byte(a, i), string.byte(b, i)
-    if left ~= right then
-      return left < right
-    end
-  end
-  return false
-end
-
 local told = {}
 for row = 1, #KEYS do
   local at = 4 * (row - 1)

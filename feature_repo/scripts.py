@@ -34,11 +34,11 @@ class RowScript:
     slots.
 
     Args:
-        path: the Lua file.
+        paths: the Lua files that make it up, in their order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._source = path.read_bytes()
+    def __init__(self, *paths: Path) -> None:
+        self._source = b"\n".join(path.read_bytes() for path in paths)
         self._sha = hashlib.sha1(self._source).hexdigest()  # noqa: S324 - Redis names scripts so
 
     def run(self, connections: RedisConnections, common: Sequence[bytes], rows: Sequence[Row]) -> list[Any]:

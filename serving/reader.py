@@ -129,9 +129,7 @@ class FeatureReader:
             NotAppliedError: the definitions were never applied.
         """
         store = open_feature_store(settings)
-        connections = store.provider.online_store.connections(store.config.online_store)
-        fences = FenceStore(connections, store.project)
-        return cls(store, fences, stale_after_ms=settings.serving.stale_after_ms)
+        return cls(store, FenceStore.beside(store), stale_after_ms=settings.serving.stale_after_ms)
 
     def read(self, user_ids: Sequence[str], as_of_ms: int | None = None) -> list[UserFeatures]:
         """Read the features of users, in their order; unknown users are answered too, as MISSING.

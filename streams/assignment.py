@@ -4,8 +4,9 @@ import logging
 from collections.abc import Sequence
 
 from feature_repo.fence import Fence, PartitionStatus
+from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
-from streams.ports import Clock, Fences, Offsets, TopicLog, TopicPartition
+from streams.ports import Clock, Fences, Offsets, TopicPartition
 from streams.progress import PartitionProgress
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ async def plan_start(
     return starts, expired
 
 
-def _check_epoch(tp: TopicPartition, log: TopicLog, fence: Fence | None) -> None:
-    if fence is not None and fence.epoch != log.epoch:
+def _check_epoch(tp: TopicPartition, log: TopicInfo, fence: Fence | None) -> None:
+    if fence is not None and fence.epoch != log.log_epoch:
         raise LogEpochError(
             f"Topic {tp.topic} is another log than the one its stored states were folded from: "
-            f"epoch was {fence.epoch}, is {log.epoch} (recreated, or its partition count changed).",
+            f"epoch was {fence.epoch}, is {log.log_epoch} (recreated, or its partition count changed).",
             hint="Its offsets cannot be compared with the old ones. Rebuild the states by a replay of the new log, or "
             "give this log a Feast project of its own (feast.project).",
         )

@@ -47,20 +47,18 @@ class Flusher:
         """
         async with self._one_at_a_time:
             taken = [
-                (progress, progress.next_offset, flush)
-                for progress in self._partitions.values()
-                if (flush := progress.take()) is not None
+                (progress, flush) for progress in self._partitions.values() if (flush := progress.take()) is not None
             ]
             if not taken:
                 return
-            flushes = [flush for _, _, flush in taken]
+            flushes = [flush for _, flush in taken]
             started_s = self._clock.monotonic_s()
             report = await self._retry("lake", lambda: self._lake.write(flushes))
             letters = [letter for flush in flushes for letter in flush.letters]
             if letters:
                 await self._retry("dead_letters", lambda: self._letters.write(letters))
-            for progress, next_offset, _ in taken:
-                progress.flushed_offset = next_offset
+            for progress, flush in taken:
+                progress.flushed_offset = flush.last_offset + 1
             self._metrics.flushed(report, self._clock.monotonic_s() - started_s)
             self._metrics.buffered_rows.set(self.buffered_rows)
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from config.settings import Settings
-from schemas.topics import describe_topics
-from streams.ports import Positions, TopicLog, TopicPartition
+from schemas.topics import TopicInfo, describe_topics
+from streams.ports import Positions, TopicPartition
 from streams.transport import BatchConsumer
 
 
@@ -24,7 +24,7 @@ class KafkaOffsets:
         """Return the positions of each partition."""
         return await self._consumer().thread.positions(partitions)
 
-    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
-        """Return topic id and partition count of each topic; raises TopicError when one is missing."""
+    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicInfo]:
+        """Describe the topics; raises TopicError when one is missing."""
         described = await asyncio.to_thread(describe_topics, self._settings)
-        return {topic: TopicLog(described[topic].topic_id, described[topic].partition_count) for topic in topics}
+        return {topic: described[topic] for topic in topics}

@@ -193,11 +193,13 @@ class BatchLoop:
         for work in works:
             self._buffer(work, servable_ms)
             self._count(work, servable_ms)
+        self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))
+        self._metrics.buffered_rows.set(self.flusher.buffered_rows)
         await self.flusher.wait_for_space(self._settings.buffer_rows_max)
 
     def _fence_move(self, batch: Batch) -> FenceMove:
         progress = self.partitions[batch.tp]
-        return FenceMove(progress.log.epoch, progress.next_offset, batch.next_offset)
+        return FenceMove(progress.log.log_epoch, progress.next_offset, batch.next_offset)
 
     def _refuse_lost(self, topic: str, partitions: Collection[int]) -> None:
         if partitions:
@@ -299,8 +301,6 @@ class BatchLoop:
         self._metrics.freshness.labels(topic).observe(waited_ms / 1000)
         self._metrics.lag.labels(topic, partition).set(progress.lag_records)
         self._metrics.next_offset.labels(topic, partition).set(progress.next_offset)
-        self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))
-        self._metrics.buffered_rows.set(self.flusher.buffered_rows)
 
     @contextmanager
     def _step(self, topic: str, step: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from feature_repo.states import StoredState
 from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter
 from schemas.event import Record
+from schemas.topics import TopicInfo
 from sinks.rows import FlushReport, PartitionFlush
 
 
@@ -17,19 +18,6 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopicLog:
-    """The log behind a topic; offsets of different epochs are never compared."""
-
-    topic_id: str
-    partition_count: int
-
-    @property
-    def epoch(self) -> str:
-        """Return the log epoch, as fences and raw rows hold it."""
-        return f"{self.topic_id}:{self.partition_count}"
 
 
 class Positions(NamedTuple):
@@ -143,6 +131,6 @@ class Offsets(Protocol):
         """Return the positions of each partition."""
         ...
 
-    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
+    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicInfo]:
         """Describe the logs behind the topics."""
         ...

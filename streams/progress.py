@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from feature_repo.fence import Fence, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.dead_letter import DeadLetter
+from schemas.topics import TopicInfo
 from sinks.rows import FeatureLogRow, PartitionFlush, RawRow
-from streams.ports import TopicLog, TopicPartition
+from streams.ports import TopicPartition
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class PartitionProgress:
     """
 
     tp: TopicPartition
-    log: TopicLog
+    log: TopicInfo
     status: PartitionStatus
     next_offset: int
     committed_offset: int | None
@@ -58,7 +59,7 @@ class PartitionProgress:
 
     def fence(self) -> Fence:
         """Return the fence at `next_offset`."""
-        return Fence(self.log.epoch, self.next_offset, self.status, self.since_ms)
+        return Fence(self.log.log_epoch, self.next_offset, self.status, self.since_ms)
 
     def take(self) -> PartitionFlush | None:
         """Hand over all buffered rows, and start new buffers; None when nothing was processed since the last time."""
@@ -67,7 +68,7 @@ class PartitionProgress:
         flush = PartitionFlush(
             topic=self.tp.topic,
             topic_id=self.log.topic_id,
-            log_epoch=self.log.epoch,
+            log_epoch=self.log.log_epoch,
             partition=self.tp.partition,
             first_offset=self.first_buffered,
             last_offset=self.next_offset - 1,

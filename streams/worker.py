@@ -51,7 +51,7 @@ def build_app(settings: Settings, *, debug: bool = False) -> FeatureApp:
     ProcessCollector(registry=registry)
     metrics = WorkerMetrics(registry)
     store = open_feature_store(settings)
-    fences = FenceStore.from_settings(settings)
+    fences = FenceStore.beside(store)
     fences.read_blocking(CLICKS_TOPIC)  # a Redis that does not answer is told before anything starts
     schema_registry = RegistryClient(settings.registry)
     register_own_schemas(schema_registry, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
@@ -78,7 +78,7 @@ def build_app(settings: Settings, *, debug: bool = False) -> FeatureApp:
         clock=clock,
     )
     endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
-    app = FeatureApp(settings, owner, endpoint)
+    app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
     return app
 
 

@@ -8,7 +8,8 @@ import msgspec
 from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter, Reason, Stage
 from schemas.event import Event, Record
-from streams.ports import Positions, TopicLog, TopicPartition
+from schemas.topics import TopicInfo
+from streams.ports import Positions, TopicPartition
 
 
 @dataclass
@@ -80,14 +81,14 @@ class RecordedLetters:
 class FixedOffsets:
     """Positions that a test sets."""
 
-    log: TopicLog
+    log: TopicInfo
     positions_by_partition: dict[TopicPartition, Positions]
 
     async def positions(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Positions]:
         """Return the positions of each partition."""
         return {tp: self.positions_by_partition[tp] for tp in partitions}
 
-    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicLog]:
+    async def logs(self, topics: Sequence[str]) -> Mapping[str, TopicInfo]:
         """Return the same log for every topic."""
         return dict.fromkeys(topics, self.log)
 

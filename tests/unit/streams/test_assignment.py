@@ -6,15 +6,16 @@ import pytest
 
 from feature_repo.fence import Fence, PartitionStatus
 from schemas.event import CLICKS_TOPIC
+from schemas.topics import TopicInfo
 from streams.assignment import plan_start
 from streams.errors import LogEpochError
-from streams.ports import Positions, TopicLog, TopicPartition
+from streams.ports import Positions, TopicPartition
 from streams.progress import PartitionProgress
 from tests.fakes.online import InMemoryFences
 from tests.fakes.streams import FixedOffsets, ManualClock
 
 TP = TopicPartition(CLICKS_TOPIC, 1)
-LOG = TopicLog("id", 4)
+LOG = TopicInfo(CLICKS_TOPIC, "id", 4, "LogAppendTime")
 
 
 def start(positions: Positions, fence: Fence | None) -> tuple[PartitionProgress, int]:

@@ -14,18 +14,19 @@ from feature_repo.fence import PartitionStatus
 from features.apply import fold
 from features.state import decode, read_trailer
 from schemas.event import CLICKS_TOPIC, Event
+from schemas.topics import TopicInfo
 from sinks.errors import LakeUnavailableError
 from sinks.rows import FlushReport, PartitionFlush
 from streams.errors import SinkFailedError, StatesLostError
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
-from streams.ports import Batch, TopicLog, TopicPartition
+from streams.ports import Batch, TopicPartition
 from streams.progress import PartitionProgress
 from tests.fakes.online import InMemoryFences, InMemoryStates
 from tests.fakes.streams import JsonDecoder, ManualClock, RecordedLetters, json_record
 
 TP = TopicPartition(CLICKS_TOPIC, 0)
-LOG = TopicLog("topic-id", 4)
+LOG = TopicInfo(CLICKS_TOPIC, "topic-id", 4, "LogAppendTime")
 T0 = 1_700_000_000_000
 
 

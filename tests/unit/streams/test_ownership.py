@@ -1,6 +1,7 @@
 """What happens between Faust and the loop: commits, flushes when due, failures, stalls."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -8,17 +9,18 @@ from prometheus_client import CollectorRegistry
 from config.settings import WorkerSettings
 from feature_repo.fence import PartitionStatus
 from schemas.event import CLICKS_TOPIC, Event
+from schemas.topics import TopicInfo
 from sinks.rows import FlushReport
 from streams.errors import CommitPendingError, LogEpochError, StalledError
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
-from streams.ports import Batch, Positions, TopicLog, TopicPartition
+from streams.ports import Batch, Positions, TopicPartition
 from tests.fakes.online import InMemoryFences, InMemoryStates
 from tests.fakes.streams import FixedOffsets, JsonDecoder, ManualClock, RecordedLetters, json_record
 
 TP = TopicPartition(CLICKS_TOPIC, 0)
-LOG = TopicLog("id", 1)
+LOG = TopicInfo(CLICKS_TOPIC, "id", 1, "LogAppendTime")
 
 
 class QuietLake:
@@ -64,7 +66,7 @@ def test_an_assignment_of_another_log_is_a_failure_with_its_reason() -> None:
 
     async def scenario() -> None:
         await world.take()
-        world.owner._offsets = FixedOffsets(TopicLog("other", 1), {TP: Positions(None, 0, 0)})
+        world.owner._offsets = FixedOffsets(replace(LOG, topic_id="other"), {TP: Positions(None, 0, 0)})
         with pytest.raises(LogEpochError):
             await world.owner.assigned([TP])
 
