@@ -45,8 +45,9 @@ end
 local NONE = string.rep('\0', 8)
 
 local function decide(stored, new)
+  local from_none = compare(new, BUILT_FROM, NONE, 1, 8) == 0
   if not stored then
-    return compare(new, BUILT_FROM, NONE, 1, 8) == 0 and 'W' or 'C'
+    return from_none and 'W' or 'C'
   end
   local generations = compare(stored, GENERATION, new, GENERATION, 2)
   local versions = compare(stored, VERSION, new, VERSION, 8)
@@ -56,7 +57,7 @@ local function decide(stored, new)
     end
     return versions >= 0 and 'A' or 'C'
   end
-  return generations < 0 and versions <= 0 and 'W' or 'C'
+  return from_none and generations < 0 and versions <= 0 and 'W' or 'C'
 end
 
 local outcomes = {}

@@ -2,14 +2,17 @@
 
 A state carries its generation, the version it was built from and its own version. Comparing versions alone would lose
 events: when a partition moves A -> B -> A, worker A's stale cache builds a *greater* version that lacks what B applied.
-So a state may replace only the very state that it was built from.
+So a state may replace only the very state that it was built from. A repair replaces what it was not built from, so it
+is built from nothing: it holds the whole log up to its version. A state that a stale cache built on an *earlier* repair
+has a greater generation than what an emptied store was given since, but it was built from something, and is refused.
 
 | stored                                                      | outcome                                     |
 |-------------------------------------------------------------|---------------------------------------------|
 | none, and the new one was built from none                   | written                                     |
 | same generation, and the version that it was built from     | written                                     |
 | same generation, version >= the new one                     | already included: nothing to do             |
-| smaller generation (so the new one is a repair), version <= | written                                     |
+| smaller generation, version <=, and the new one was built   | written                                     |
+| from none: a repair                                         |                                             |
 | anything else                                               | conflict: load, apply again, push again     |
 """
 
@@ -42,5 +45,5 @@ def decide(stored: Trailer | None, new: Trailer) -> WriteOutcome:
         if stored.version == new.built_from:
             return WriteOutcome.WRITTEN
         return WriteOutcome.ALREADY_INCLUDED if stored.version >= new.version else WriteOutcome.CONFLICT
-    is_repair = stored.generation < new.generation
+    is_repair = stored.generation < new.generation and new.built_from == 0
     return WriteOutcome.WRITTEN if is_repair and stored.version <= new.version else WriteOutcome.CONFLICT

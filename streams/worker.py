@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +31,14 @@ from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
 
 
-def build_app(settings: Settings, *, debug: bool = False) -> FeatureApp:
+def build_app(
+    settings: Settings, *, debug: bool = False, through: Callable[[Sinks], Sinks] = lambda sinks: sinks
+) -> FeatureApp:
     """Wire a worker together; nothing is consumed before it is started.
 
     Args:
         debug: log expected failures with their traceback, too.
+        through: what the worker sees of its sinks, for whoever injects faults between the two.
 
     Raises:
         SettingsError: a service has no address.
@@ -62,18 +66,20 @@ def build_app(settings: Settings, *, debug: bool = False) -> FeatureApp:
         clock_ms=clock.now_ms,
     )
     letters = DeadLetterTopic(settings)
-    sinks = Sinks(
-        online=FeastStates(StateStore(store), OnlineSink(store)),
-        fences=fences,
-        lake=ThreadedLake(LakeSink(settings.lake_path)),
-        letters=ThreadedLetters(letters),
+    sinks = through(
+        Sinks(
+            online=FeastStates(StateStore(store), OnlineSink(store)),
+            fences=fences,
+            lake=ThreadedLake(LakeSink(settings.lake_path)),
+            letters=ThreadedLetters(letters),
+        )
     )
     loop = BatchLoop(settings.worker, CodecDecoder(codec), sinks, metrics, clock)
     owner = PartitionOwner(
         loop,
         settings.worker,
         offsets=KafkaOffsets(settings, lambda: app.batch_consumer),
-        fences=fences,
+        fences=sinks.fences,
         metrics=metrics,
         clock=clock,
     )

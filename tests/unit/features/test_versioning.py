@@ -30,6 +30,7 @@ def trailer(generation: int, built_from: int, version: int) -> Trailer:
         pytest.param(trailer(0, 3, 5), trailer(1, 0, 4), CONFLICT, id="a repair that lacks events"),
         pytest.param(trailer(1, 0, 5), trailer(0, 5, 7), CONFLICT, id="built from what has been repaired since"),
         pytest.param(trailer(2, 0, 5), trailer(1, 0, 9), CONFLICT, id="an older repair"),
+        pytest.param(trailer(1, 0, 5), trailer(2, 5, 7), CONFLICT, id="built on a repair that is gone"),
     ],
 )
 def test_decides_by_the_table(stored: Trailer | None, new: Trailer, outcome: WriteOutcome) -> None:
