@@ -64,6 +64,7 @@ class LakeSettings(_Section):
     """Delta Lake."""
 
     path: Path = Field(Path(), description="folder of the Delta tables; <home>/lake when not set")
+    retention_hours: int = Field(168, ge=24, description="files stay for so long after `lake maintain` replaced them")
 
 
 class FeastSettings(_Section):

@@ -1,0 +1,68 @@
+"""`shopstream lake`: upkeep of the Delta tables."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.context import JsonFlag, emit, invocation, progress_console
+from sinks.maintenance import MaintenanceReport, maintain_lake
+
+app = typer.Typer(no_args_is_help=True, help="Upkeep of the Delta tables.")
+
+
+@app.callback()
+def lake() -> None:
+    """Upkeep of the Delta tables."""
+
+
+@app.command()
+def maintain(
+    ctx: typer.Context,
+    *,
+    open_day: Annotated[
+        bool, typer.Option("--open-day", help="Compact today's files too; they will be compacted again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge small files, write checkpoints, and delete files that no reader may need any more.
+
+    It may run beside live workers, at any time: nothing is lost or doubled. Files are kept for lake.retention_hours
+    after they were replaced.
+    """
+    settings = invocation(ctx).settings()
+    console = progress_console()
+    report = maintain_lake(
+        settings.lake_path,
+        retention_hours=settings.lake.retention_hours,
+        open_day=open_day,
+        dry_run=dry_run,
+        progress=lambda line: console.print(line, style="dim", highlight=False),
+    )
+    emit(report.payload(), as_json=as_json, text=lambda out: _print_report(out, report))
+
+
+def _print_report(console: Console, report: MaintenanceReport) -> None:
+    shown = Table(box=None, pad_edge=False)
+    for heading in ("table", "files", "MB", "files on disk", "MB on disk", "log files"):
+        shown.add_column(heading, justify="left" if heading == "table" else "right")
+    for table in report.tables:
+        before, after = table.before, table.after
+        shown.add_row(
+            table.name,
+            f"{before.files:,} -> {after.files:,}",
+            f"{before.bytes / 1e6:,.1f} -> {after.bytes / 1e6:,.1f}",
+            f"{before.disk_files:,} -> {after.disk_files:,}",
+            f"{before.disk_bytes / 1e6:,.1f} -> {after.disk_bytes / 1e6:,.1f}",
+            f"{before.log_files:,} -> {after.log_files:,}",
+        )
+    console.print(shown)
+    if report.dry_run:
+        for table in report.tables:
+            console.print(
+                f"{table.name}: {table.compactable_files:,} files of {table.compactable_days:,} days would be merged, "
+                f"{table.deleted_files:,} would be deleted.",
+                highlight=False,
+            )
