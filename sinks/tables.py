@@ -138,8 +138,8 @@ FEATURE_LOG: Final = LakeTable(
 
 DEAD_LETTERS: Final = LakeTable(
     name="dead_letters",
-    description="Each record that never reached a state, with every byte of it and the reason. Written by the worker; "
-    "`fate` is changed by redrive.",
+    description="Each record that never reached a state, with every byte of it and the reason. Written by the worker. "
+    "What became of a letter is in `redrives`; `shopstream dlq list` puts the two together.",
     columns=(
         *_LOG_COLUMNS,
         Column("key", _B, "The record's key, whole.", nullable=True),
@@ -151,16 +151,45 @@ DEAD_LETTERS: Final = LakeTable(
         Column("reason", _S, "Why, as in docs/reference/events.md."),
         Column("detail", _S, "What exactly is wrong, in words."),
         Column("first_seen_ms", _L, "When the worker first refused it."),
-        Column("fate", _S, "What became of it; `open` until somebody acts."),
+        Column("fate", _S, "What the worker knew when it wrote the letter: `open`."),
     ),
     partitioned_by="append_date",
     position="offset",
     fills_gaps=True,
 )
 
+REDRIVES: Final = LakeTable(
+    name="redrives",
+    description="What `shopstream dlq redrive` did with a dead letter: a row when it is about to publish it again, and "
+    "one when Kafka has stored it. Never changed, only appended to.",
+    columns=(
+        Column("sequence", _L, "Number of the append; all rows of one append have the same.", skipping=True),
+        Column("step", _S, "`intended` or `published`."),
+        Column("log_epoch", _S, "Topic id and partition count of the letter's log.", skipping=True),
+        Column("topic", _S, "Topic of the letter, and of what is published again.", skipping=True),
+        Column("partition", _I, "Partition of the letter.", skipping=True),
+        Column("offset", _L, "Offset of the letter.", skipping=True),
+        Column("reason", _S, "Why it was a dead letter."),
+        Column("attempt", _I, "1 for a record's first redrive; one more for each time that it came back."),
+        Column("origin_log_epoch", _S, "Log of the first letter of this record."),
+        Column("origin_partition", _I, "Partition of the first letter of this record."),
+        Column("origin_offset", _L, "Offset of the first letter of this record."),
+        Column("target_log_epoch", _S, "Log that it is published to."),
+        Column("target_partition", _I, "Partition that it is published to."),
+        Column("search_offset", _L, "End of that partition before: what was published lies at or after it."),
+        Column("target_offset", _L, "Where it was stored; null in a row of step `intended`.", nullable=True),
+        Column("redriven_ms", _L, "When this step was taken."),
+        Column("redriven_date", ColumnType.DATE, "Day of `redriven_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="redriven_date",
+    position="sequence",
+)
+
 OPEN_FATE: Final = "open"
 
-LAKE_TABLES: Final[Mapping[str, LakeTable]] = {table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS)}
+LAKE_TABLES: Final[Mapping[str, LakeTable]] = {
+    table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES)
+}
 
 
 def application_id(topic_id: str, partition: int, table: LakeTable) -> str:
