@@ -45,6 +45,9 @@ def maintain(
 
 
 def _print_report(console: Console, report: MaintenanceReport) -> None:
+    if not report.tables:
+        console.print("The lake holds no table yet.")
+        return
     shown = Table(box=None, pad_edge=False)
     for heading in ("table", "files", "MB", "files on disk", "MB on disk", "log files"):
         shown.add_column(heading, justify="left" if heading == "table" else "right")
@@ -62,7 +65,8 @@ def _print_report(console: Console, report: MaintenanceReport) -> None:
     if report.dry_run:
         for table in report.tables:
             console.print(
-                f"{table.name}: {table.compactable_files:,} files of {table.compactable_days:,} days would be merged, "
-                f"{table.deleted_files:,} would be deleted.",
+                f"{table.name}: {table.merged_files:,} small files of {table.merged_days:,} days would be merged, "
+                f"{table.deleted_files:,} files would be deleted.",
                 highlight=False,
+                soft_wrap=True,
             )

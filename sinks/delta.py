@@ -70,7 +70,7 @@ class DeltaAppender:
         self._lock = threading.Lock()
         self._handle: DeltaTable | None = None
         self._handle_commits = 0
-        self._writer_properties = _writer_properties(table)
+        self._writer_properties = writer_properties(table)
 
     def append(self, parts: Sequence[TablePart]) -> TableCounts:
         """Append the rows that the table does not hold yet, all in one commit; no commit when there are none.
@@ -241,7 +241,7 @@ def _first_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in lines).rstrip(".")
 
 
-def _writer_properties(table: LakeTable) -> WriterProperties:
+def writer_properties(table: LakeTable, *, max_row_group_size: int | None = None) -> WriterProperties:
     """Compress with zstd: 40 % smaller than snappy and as fast. Keep statistics of the columns that can skip files.
 
     Statistics of the others would put whole values, megabytes of a dead letter, into the footer.
@@ -254,4 +254,6 @@ def _writer_properties(table: LakeTable) -> WriterProperties:
             statistics_enabled="CHUNK" if column.skipping else "NONE",
             encoding="DELTA_BINARY_PACKED" if column.spread and is_number else None,
         )
-    return WriterProperties(compression="ZSTD", compression_level=1, column_properties=columns)
+    return WriterProperties(
+        compression="ZSTD", compression_level=1, column_properties=columns, max_row_group_size=max_row_group_size
+    )

@@ -3,6 +3,7 @@
 SinkError                      root: nothing may be committed past what failed; the same call may be repeated
 ├── LakeUnavailableError       a Delta table cannot be read or written
 │   └── LakeMismatchError      a table holds other columns than this release writes
+├── LakeBusyError              other upkeep of the lake is under way
 └── LetterNotPublishedError    dead letters were not acknowledged by Kafka
 """
 
@@ -35,3 +36,17 @@ class LakeMismatchError(LakeUnavailableError):
 
 class LetterNotPublishedError(SinkError):
     """Kafka did not acknowledge every dead letter."""
+
+
+class LakeBusyError(SinkError):
+    """Other upkeep of the lake is under way: a second run would do the same work twice.
+
+    Args:
+        lake: folder of the lake.
+    """
+
+    def __init__(self, lake: Path) -> None:
+        super().__init__(
+            f"Another `shopstream lake maintain` or `shopstream lake erase` is at work on {lake}.",
+            hint="Wait until it has ended; nothing was changed.",
+        )

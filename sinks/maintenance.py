@@ -1,13 +1,38 @@
 """Upkeep of the lake: small files become large ones, logs get a checkpoint, replaced files are deleted in the end.
 
-It runs beside live workers. A compaction moves rows and adds none, so an append never conflicts with it; a conflict
-with another maintenance run or with an erasure is tried again from the newest version.
+It runs beside live workers. A compaction moves rows and adds none, so it never stands against an append; where somebody
+else removed the same files first, an erasure for example, the step is tried again from the newest version. One run at a
+time, because two would do the same work twice.
 """
 
-from collections.abc import Callable
+import fcntl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from sinks.errors import LakeBusyError
+from sinks.tables import LAKE_TABLES, LakeTable
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+FILE_BYTES: Final = 100 * 1024 * 1024
+# Statistics of a group let a reader of a stretch pass over it: three times as fast as with one group per file.
+GROUP_ROWS: Final = 65_536
+ATTEMPTS: Final = 8
+
+_RETENTION: Final = "delta.deletedFileRetentionDuration"
+_DELTA_RETENTION_HOURS: Final = 168  # where the table does not say
+_HINT: Final = "What was done so far stays; run `shopstream lake maintain` again once this is mended."
+
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,36 +42,36 @@ class TableSize:
     Attributes:
         files: data files of the newest version.
         bytes: their size.
-        disk_files: data files in its folder, older versions included.
+        disk_files: data files in its folder, those of older versions included.
         disk_bytes: their size.
         log_files: files of its log.
     """
 
-    files: int = 0
-    bytes: int = 0
-    disk_files: int = 0
-    disk_bytes: int = 0
-    log_files: int = 0
+    files: int
+    bytes: int
+    disk_files: int
+    disk_bytes: int
+    log_files: int
 
 
 @dataclass(frozen=True, slots=True)
 class TableMaintenance:
-    """What was done to one table, or would be.
+    """What was done to one table; of a dry run, what would be done.
 
     Attributes:
-        compactable_days: days whose files were merged.
-        compactable_files: files that were merged.
-        deleted_files: files that were deleted.
+        merged_days: days whose files were merged.
+        merged_files: files that were replaced by larger ones.
+        deleted_files: files that were deleted: replaced longer ago than the retention, or left by a crash.
         conflicts: tries that somebody else's commit refused.
     """
 
     name: str
     before: TableSize
     after: TableSize
-    compactable_days: int = 0
-    compactable_files: int = 0
-    deleted_files: int = 0
-    conflicts: int = 0
+    merged_days: int
+    merged_files: int
+    deleted_files: int
+    conflicts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +79,27 @@ class MaintenanceReport:
     """What one run did, table by table; tables that were never written are left out."""
 
     dry_run: bool
+    retention_hours: int
     tables: tuple[TableMaintenance, ...]
 
     def payload(self) -> dict[str, Any]:
         """Return the JSON form."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What a run is to do.
+
+    Attributes:
+        retention_hours: files stay for so long after they were replaced; a reader whose snapshot is older fails.
+        before: days from this one on are left alone; None for no such day.
+        dry_run: change nothing.
+    """
+
+    retention_hours: int
+    before: date | None
+    dry_run: bool = False
 
 
 def maintain_lake(
@@ -79,6 +120,176 @@ def maintain_lake(
         progress: told a line per step.
 
     Raises:
+        LakeBusyError: another run is under way.
         LakeUnavailableError: a table cannot be read or written.
     """
-    return MaintenanceReport(dry_run, ())
+    upkeep = Upkeep(retention_hours, None if open_day else datetime.now(UTC).date(), dry_run)
+    if not lake.is_dir():
+        return MaintenanceReport(dry_run, retention_hours, ())
+    with exclusive(lake):
+        reports = [maintain_table(lake, table, upkeep, progress) for table in LAKE_TABLES.values()]
+    return MaintenanceReport(dry_run, retention_hours, tuple(report for report in reports if report is not None))
+
+
+@contextmanager
+def exclusive(lake: Path) -> Iterator[None]:
+    """Keep other upkeep of this lake out for the time of the block; appends go on. The lock ends with the process.
+
+    Raises:
+        LakeBusyError: somebody else holds it.
+    """
+    with (lake / ".maintenance.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LakeBusyError(lake) from error
+        yield
+
+
+def maintain_table(
+    lake: Path, table: LakeTable, upkeep: Upkeep, progress: Callable[[str], None] = lambda _: None
+) -> TableMaintenance | None:
+    """Compact, checkpoint and vacuum one table; None when it was never written.
+
+    Raises:
+        LakeUnavailableError: it cannot be read or written.
+    """
+    from sinks.delta import explained, opened
+
+    path = lake / table.name
+    handle = opened(path)
+    if handle is None:
+        return None
+    work = _Work(path, table, upkeep, progress)
+    with explained(path, _HINT):
+        before = _size(handle, path)
+        small = _small_files(handle, table, upkeep.before)
+        if upkeep.dry_run:
+            merged, deleted, after = sum(small.values()), len(work.deletable(handle)), before
+        else:
+            merged = sum(work.compact(day) for day in sorted(small))
+            work.checkpoint()
+            deleted = work.vacuum()
+            after = _size(work.handle(), path)
+    return TableMaintenance(table.name, before, after, len(small), merged, deleted, work.conflicts)
+
+
+class _Work:
+    """The steps on one table, each on a new handle and tried again when somebody else was first."""
+
+    def __init__(self, path: Path, table: LakeTable, upkeep: Upkeep, progress: Callable[[str], None]) -> None:
+        self._path = path
+        self._table = table
+        self._upkeep = upkeep
+        self._progress = progress
+        self.conflicts = 0
+
+    def handle(self) -> "DeltaTable":
+        from deltalake import DeltaTable
+
+        return DeltaTable(self._path)
+
+    def compact(self, day: str) -> int:
+        """Merge the small files of a day; return how many were replaced."""
+        from sinks.delta import writer_properties
+
+        def step() -> dict[str, Any]:
+            return self.handle().optimize.compact(
+                partition_filters=[(self._table.partitioned_by, "=", day)],
+                target_size=FILE_BYTES,
+                max_concurrent_tasks=1,  # a worker needs the other core
+                writer_properties=writer_properties(self._table, max_row_group_size=GROUP_ROWS),
+            )
+
+        started = time.monotonic()
+        metrics = self._repeated(step)
+        removed, added = metrics["numFilesRemoved"], metrics["numFilesAdded"]
+        self._tell(f"{day}: {removed:,} files merged into {added:,} in {time.monotonic() - started:.1f} s")
+        return int(removed)
+
+    def checkpoint(self) -> None:
+        def step() -> None:
+            handle = self.handle()
+            handle.create_checkpoint()
+            handle.cleanup_metadata()  # commits before it that are older than the table's log retention
+
+        self._repeated(step)
+        self._tell("checkpoint written")
+
+    def vacuum(self) -> int:
+        """Delete what was replaced longer ago than the retention; return how many files that were."""
+
+        def step() -> int:
+            handle = self.handle()
+            self._keep_tombstones(handle)
+            # each real run adds two commits, and its list may be long
+            if not self.deletable(handle):
+                return 0
+            return len(handle.vacuum(self._upkeep.retention_hours, dry_run=False, **self._VACUUM))
+
+        deleted = self._repeated(step)
+        self._tell(f"{deleted:,} files deleted that were replaced over {self._upkeep.retention_hours} h ago")
+        return deleted
+
+    # In full mode the folder is listed: what a crash left behind goes too, by its own age. The smallest retention is
+    # the setting's, not the table's.
+    _VACUUM: Final[dict[str, Any]] = {"full": True, "enforce_retention_duration": False}
+
+    def deletable(self, handle: "DeltaTable") -> list[str]:
+        return handle.vacuum(self._upkeep.retention_hours, dry_run=True, **self._VACUUM)
+
+    def _keep_tombstones(self, handle: "DeltaTable") -> None:
+        """Let the log remember replaced files for the whole retention: a forgotten one counts as a crash's leftover."""
+        hours = max(self._upkeep.retention_hours, _DELTA_RETENTION_HOURS)
+        wanted = f"interval {hours} hours"
+        found = handle.metadata().configuration.get(_RETENTION, f"interval {_DELTA_RETENTION_HOURS} hours")
+        if found != wanted:
+            handle.alter.set_table_properties({_RETENTION: wanted})
+
+    def _repeated(self, step: Callable[[], _Done]) -> _Done:
+        from deltalake.exceptions import DeltaError
+
+        retrying = Retrying(
+            retry=retry_if_exception_type((DeltaError, OSError)),
+            wait=wait_random_exponential(multiplier=0.05, max=2.0),
+            stop=stop_after_attempt(ATTEMPTS),
+            before_sleep=self._count,
+            reraise=True,
+        )
+        return retrying(step)
+
+    def _count(self, _: RetryCallState) -> None:
+        self.conflicts += 1
+
+    def _tell(self, line: str) -> None:
+        self._progress(f"{self._table.name} {line}")
+
+
+def _small_files(handle: "DeltaTable", table: LakeTable, before: date | None) -> Counter[str]:
+    """Count the files of each day that a compaction would touch; days with fewer than two are left out."""
+    small: Counter[str] = Counter()
+    for file in _files(handle):
+        day = file[f"partition.{table.partitioned_by}"]
+        if file["size_bytes"] < FILE_BYTES and (before is None or day < before):
+            small[day.isoformat()] += 1
+    return Counter({day: count for day, count in small.items() if count > 1})
+
+
+def _files(handle: "DeltaTable") -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    wanted = [name for name in actions.column_names if name.startswith("partition.") or name == "size_bytes"]
+    rows: list[dict[str, Any]] = actions.select(wanted).to_pylist()
+    return rows
+
+
+def _size(handle: "DeltaTable", path: Path) -> TableSize:
+    sizes = [file["size_bytes"] for file in _files(handle)]
+    on_disk = []
+    for found in path.glob("*/*.parquet"):
+        if found.parent.name != "_delta_log":
+            with suppress(FileNotFoundError):  # it may be deleted meanwhile
+                on_disk.append(found.stat().st_size)
+    logs = sum(1 for found in (path / "_delta_log").iterdir() if found.is_file())
+    return TableSize(len(sizes), sum(sizes), len(on_disk), sum(on_disk), logs)
