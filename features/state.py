@@ -192,6 +192,16 @@ def read_trailer(state: bytes) -> Trailer:
     return Trailer._make(_TRAILER.unpack_from(state, len(state) - TRAILER_BYTES))
 
 
+def with_trailer(state: bytes, trailer: Trailer) -> bytes:
+    """Return the same state under another trailer.
+
+    Raises:
+        StateError: the bytes are shorter than a trailer.
+    """
+    read_trailer(state)
+    return state[:-TRAILER_BYTES] + _TRAILER.pack(*trailer)
+
+
 def encode(state: TopicState) -> bytes:
     """Return the bytes of a compacted state; equal states have equal bytes.
 

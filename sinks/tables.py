@@ -171,10 +171,10 @@ REDRIVES: Final = LakeTable(
         Column("offset", _L, "Offset of the letter.", skipping=True),
         Column("reason", _S, "Why it was a dead letter."),
         Column("attempt", _I, "1 for a record's first redrive; one more for each time that it came back."),
-        Column("origin_log_epoch", _S, "Log of the first letter of this record."),
+        Column("origin_topic_id", _S, "Topic id of the first letter of this record."),
         Column("origin_partition", _I, "Partition of the first letter of this record."),
         Column("origin_offset", _L, "Offset of the first letter of this record."),
-        Column("target_log_epoch", _S, "Log that it is published to."),
+        Column("target_topic_id", _S, "Topic id of the log that it is published to."),
         Column("target_partition", _I, "Partition that it is published to."),
         Column("search_offset", _L, "End of that partition before: what was published lies at or after it."),
         Column("target_offset", _L, "Where it was stored; null in a row of step `intended`.", nullable=True),
@@ -185,10 +185,31 @@ REDRIVES: Final = LakeTable(
     position="sequence",
 )
 
+REPAIRS: Final = LakeTable(
+    name="repairs",
+    description="Each time that a user's state was built anew from this lake: a row just before the state was offered "
+    "to the online store. A user's greatest version of order `event_time` is the place up to which every later fold "
+    "takes the user's events in event-time order. Written by replay and redrive.",
+    columns=(
+        Column("log_epoch", _S, "Topic id and partition count of the log that was folded.", skipping=True),
+        Column("topic", _S, "Topic of the state.", skipping=True),
+        Column("partition", _I, "Partition of the user.", skipping=True),
+        Column("user_id", _S, "Whose state it is."),
+        Column("generation", _I, "Generation of the state; a repair raises it by one."),
+        Column("version", _L, "Last offset of the user in the lake + 1.", skipping=True, spread=True),
+        Column("fold_order", _S, "`log`, or `event_time` for a user with events that came back from the dead letters."),
+        Column("repaired_ms", _L, "When it was offered.", skipping=True),
+        Column("repaired_date", ColumnType.DATE, "Day of `repaired_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="repaired_date",
+    position="version",
+    position_base=1,
+)
+
 OPEN_FATE: Final = "open"
 
 LAKE_TABLES: Final[Mapping[str, LakeTable]] = {
-    table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES)
+    table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES, REPAIRS)
 }
 
 
