@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from config.errors import SettingsError
+from config.security import shown
+from config.services import KafkaSettings, RedisSettings, RegistrySettings, Section
 
 SETTINGS_FILE = "shopstream.toml"
 ENDPOINTS_FILE = Path("stack") / "endpoints.json"
@@ -25,56 +26,28 @@ ENDPOINTS_FILE = Path("stack") / "endpoints.json"
 os.environ.setdefault("FEAST_USAGE", "False")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KafkaSettings(_Section):
-    """The broker that holds the event topics."""
-
-    bootstrap_servers: str = Field("", description="host:port of the brokers, separated by commas")
-    partitions: int = Field(4, ge=1, le=1024, description="partitions of each event topic when we create it")
-    replication_factor: int = Field(1, ge=1, description="replicas of each topic when we create it")
-    timeout_s: float = Field(10.0, gt=0, description="how long an answer of the broker may take")
-
-
-class ProducerSettings(_Section):
+class ProducerSettings(Section):
     """The client that publishes events."""
 
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("lz4", description="compression of batches")
     linger_ms: int = Field(5, ge=0, le=60_000, description="how long a batch waits for more events")
 
 
-class RegistrySettings(_Section):
-    """The Avro schema registry, Confluent API."""
-
-    url: str = Field("", description="base URL of the Confluent-compatible API")
-    timeout_s: float = Field(5.0, gt=0, description="how long an answer of the registry may take")
-    unknown_id_ttl_s: float = Field(30.0, gt=0, description="how long a 404 for a schema id is remembered")
-
-
-class RedisSettings(_Section):
-    """The online store."""
-
-    url: SecretStr = Field(SecretStr(""), description="redis://[user:password@]host:port/db")
-    timeout_s: float = Field(5.0, gt=0, description="how long an answer of Redis may take")
-
-
-class LakeSettings(_Section):
+class LakeSettings(Section):
     """Delta Lake."""
 
     path: Path = Field(Path(), description="folder of the Delta tables; <home>/lake when not set")
     retention_hours: int = Field(168, ge=24, description="files stay for so long after `lake maintain` replaced them")
 
 
-class FeastSettings(_Section):
+class FeastSettings(Section):
     """The feature store."""
 
     project: str = Field("shopstream", pattern=r"^[a-z][a-z0-9_]*$", description="Feast project, part of every key")
     registry_path: Path = Field(Path(), description="SQLite file of the registry; <home>/feast/registry.db if unset")
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """The stream worker."""
 
     group_id: str = Field("shopstream-features", min_length=1, description="Kafka consumer group")
@@ -94,7 +67,7 @@ class WorkerSettings(_Section):
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the Prometheus endpoint; 0 for a free one")
 
 
-class EventSettings(_Section):
+class EventSettings(Section):
     """What an event may be."""
 
     message_bytes_max: int = Field(1_000_000, ge=1_000, description="a larger record becomes a dead letter")
@@ -102,7 +75,7 @@ class EventSettings(_Section):
     letter_value_bytes_max: int = Field(65_536, ge=0, description="original bytes kept in the dead letter topic")
 
 
-class ServingSettings(_Section):
+class ServingSettings(Section):
     """Readers of fresh features."""
 
     stale_after_ms: int = Field(3_600_000, ge=1, description="a view not written for longer is STALE")
@@ -112,7 +85,12 @@ class Settings(BaseSettings):
     """Everything that can be set. With nothing set, all runs on the embedded stack under `.shopstream/`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHOPSTREAM_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=SETTINGS_FILE
+        env_prefix="SHOPSTREAM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        toml_file=SETTINGS_FILE,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(Path(".shopstream"), description="data, logs and pids of the embedded stack, and the lake")
@@ -227,7 +205,10 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**(overrides or {}))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        problems = "; ".join(
+            e["msg"] if e["type"] == "contradiction" else f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors(include_input=False)
+        )
         raise SettingsError(f"A setting cannot be used: {problems}.", hint="See docs/reference/settings.md.") from error
     except (SourceError, ValueError) as error:  # a broken TOML file is a ValueError
         raise SettingsError(f"{SETTINGS_FILE} or a SHOPSTREAM_* variable cannot be read: {error}.") from error
@@ -244,7 +225,7 @@ def setting_origins(settings: Settings, overrides: Mapping[str, Any] | None = No
     rows = []
     for key, value in _flatten(settings.model_dump()):
         origin = next((name for name, values in given if key in values), "default")
-        rows.append(SettingOrigin(key, _masked(value), origin))
+        rows.append(SettingOrigin(key, shown(value), origin))
     return rows
 
 
@@ -262,15 +243,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _masked(value: Any) -> str:
-    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    parts = urlsplit(text) if "://" in text else None
-    if parts is None or parts.password is None:
-        return text
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:********@{host}"))
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Final
 
-from config.settings import KafkaSettings
+from config.services import KafkaSettings
 from schemas.errors import BrokerUnavailableError
 
 LOGGER_NAME: Final = "shopstream.kafka"

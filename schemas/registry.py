@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from config.settings import RegistrySettings
+from config.services import RegistrySettings
 from schemas.encoder import subject_of
 from schemas.errors import (
     IncompatibleSchemaError,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from config.settings import KafkaSettings, Settings
+from config.services import KafkaSettings
+from config.settings import Settings
 from schemas.encoder import PublishedLetter, read_letter
 from schemas.errors import UnknownSubjectError
 from schemas.event import CARTS_TOPIC, DEAD_LETTERS_TOPIC

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from config.errors import SettingsError
-from config.settings import KafkaSettings, Settings
+from config.services import KafkaSettings
+from config.settings import Settings
 from schemas.errors import BrokerUnavailableError, TopicError
 from schemas.event import CLICKS_TOPIC, DEAD_LETTERS_TOPIC
 from schemas.topics import TopicInfo, describe_topics, ensure_topics, verify_topics

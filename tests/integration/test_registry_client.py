@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from config.settings import RegistrySettings
+from config.services import RegistrySettings
 from schemas.errors import (
     IncompatibleSchemaError,
     RegistryRefusedError,
