@@ -16,7 +16,7 @@ from config.settings import Settings, load_settings
 from stack.embedded import EmbeddedStack, Endpoints
 from stack.errors import StackInterruptedError
 from tests.containers import container_stack, engine_problem, wanted
-from tests.waiting import wait_until
+from tests.fresh_topics import recreate_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 REES46_FILE = ROOT.parent / "shared" / "data" / "rees46-2019-10-01-sample.csv"
@@ -87,25 +87,7 @@ def settings(stack: Endpoints, tmp_path: Path, cache_dir: Path, monkeypatch: pyt
 @pytest.fixture
 def topics(settings: Settings) -> tuple[str, ...]:
     """The event topics and the topic of dead letters, empty, with a log epoch of this test's own."""
-    from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    from schemas.event import DEAD_LETTERS_TOPIC, EVENT_TOPICS
-    from schemas.topics import ensure_topics
-
-    names = (*EVENT_TOPICS, DEAD_LETTERS_TOPIC)
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
-    for deletion in admin.delete_topics(list(names), operation_timeout=30).values():
-        try:
-            deletion.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise
-    wait_until(
-        lambda: not set(names) & set(admin.list_topics(timeout=30).topics), 60, "the topics of the last test stay"
-    )
-    ensure_topics(settings)
-    return names
+    return recreate_topics(settings)
 
 
 @pytest.fixture(scope="session")

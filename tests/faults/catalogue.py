@@ -1,0 +1,15 @@
+"""Every scenario, in the order in which the full form runs them: those that harm the services come last."""
+
+from typing import Final
+
+from tests.faults import kills
+from tests.faults.scenario import Scenario
+
+_MODULES: Final = (kills,)
+
+
+def scenarios() -> tuple[Scenario, ...]:
+    """Return all scenarios."""
+    found = [scenario for module in _MODULES for scenario in module.SCENARIOS]
+    assert len({scenario.name for scenario in found}) == len(found), "two scenarios have the same name"
+    return tuple(sorted(found, key=lambda scenario: scenario.harms_services))

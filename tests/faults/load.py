@@ -1,0 +1,93 @@
+"""Traffic that goes on while something is broken: an open loop at a rate, in a thread of its own."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Final
+
+import msgspec
+
+from config.settings import Settings
+from schemas.event import Event
+from traffic.pacing import Pacer
+from traffic.sending import open_sender
+from traffic.sent_log import SentLog
+from traffic.simulator import Simulator, SimulatorConfig
+from traffic.timed import TimedEvent
+
+HOT_USER: Final = "u-hot"
+STOP_TIMEOUT_S: Final = 120.0
+
+_seeds = count(1)
+
+
+def simulated(
+    number: int | None = None, *, rate: float = 500.0, broken: float = 0.02, disordered: float = 0.02
+) -> Iterable[TimedEvent]:
+    """Return events that happen from now on, a run of its own at each call.
+
+    Args:
+        number: how many; None for no end.
+        rate: events per second.
+        broken: share of broken records, so that every run has dead letters.
+        disordered: share that is late, and share that is out of order.
+    """
+    config = SimulatorConfig(
+        seed=next(_seeds),
+        start_ms=time.time_ns() // 1_000_000 - 60_000,
+        rate=rate,
+        late_share=disordered,
+        disorder_share=disordered,
+        duplicate_share=0.02,
+        broken_share=broken,
+    )
+    return Simulator(config, number).events()
+
+
+def half_on_one_key(events: Iterable[TimedEvent]) -> Iterator[TimedEvent]:
+    """Give every second good event to one user."""
+    for number, timed in enumerate(events):
+        if number % 2 and isinstance(timed.payload, Event):
+            yield timed._replace(payload=msgspec.structs.replace(timed.payload, user_id=HOT_USER))
+        else:
+            yield timed
+
+
+def send(settings: Settings, events: Iterable[TimedEvent], log: SentLog) -> None:
+    """Send events at full speed, and wait until the broker has answered for each."""
+    with open_sender(settings, log, broken=True) as sender:
+        sender.run(events, Pacer(clock=time.monotonic, sleep=time.sleep, speed=None))
+
+
+@contextmanager
+def background_load(
+    settings: Settings, events: Iterable[TimedEvent], log: SentLog, sent: Callable[[int], None] = lambda _: None
+) -> Iterator[None]:
+    """Send events when they are due while the block runs; on leaving all of them are acknowledged.
+
+    Args:
+        sent: told, in the thread that sends, how many have been sent so far.
+    """
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open_sender(settings, log, broken=True) as sender:
+                pacer = Pacer(clock=time.monotonic, sleep=time.sleep, stopped=stop.is_set)
+                sender.run(events, pacer, sent)
+        except BaseException as error:  # noqa: BLE001 - it is raised again below, where somebody can see it
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(STOP_TIMEOUT_S)
+    assert not thread.is_alive(), "the broker has not answered for all that was sent"
+    if failures:
+        raise failures[0]
