@@ -36,6 +36,23 @@ class Stretch(NamedTuple):
     end_offset: int = 2**63 - 1
 
 
+class PartitionLog(NamedTuple):
+    """The log of one partition.
+
+    Attributes:
+        log_epoch: topic id and partition count; only rows of this epoch are meant.
+    """
+
+    log_epoch: str
+    topic: str
+    partition: int
+
+    @property
+    def topic_id(self) -> str:
+        """The broker's id of the topic."""
+        return self.log_epoch.rpartition(":")[0]
+
+
 class PartitionRows(NamedTuple):
     """What a table holds of one partition.
 
