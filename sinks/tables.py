@@ -160,11 +160,11 @@ DEAD_LETTERS: Final = LakeTable(
 
 REDRIVES: Final = LakeTable(
     name="redrives",
-    description="What `shopstream dlq redrive` did with a dead letter: a row when it is about to publish it again, and "
-    "one when Kafka has stored it. Never changed, only appended to.",
+    description="What `shopstream dlq redrive` did with a dead letter: a row when it is about to publish it again, one "
+    "when Kafka has stored it, one when nothing remains to be done. Never changed, only appended to.",
     columns=(
         Column("sequence", _L, "Number of the append; all rows of one append have the same.", skipping=True),
-        Column("step", _S, "`intended` or `published`."),
+        Column("step", _S, "`intended`, `published`, or `finished`: its user was rebuilt, or it is a letter again."),
         Column("log_epoch", _S, "Topic id and partition count of the letter's log.", skipping=True),
         Column("topic", _S, "Topic of the letter, and of what is published again.", skipping=True),
         Column("partition", _I, "Partition of the letter.", skipping=True),
@@ -206,10 +206,36 @@ REPAIRS: Final = LakeTable(
     position_base=1,
 )
 
+ERASURES: Final = LakeTable(
+    name="erasures",
+    description="Where the logs of erased users end. A record of such a user below that offset is dropped when it "
+    "comes again, from Kafka or from a copy. Names nobody: users are keyed hashes. Written by `shopstream lake erase`, "
+    "only appended to.",
+    columns=(
+        Column("request_id", _S, "The request, as its command told it."),
+        Column(
+            "step",
+            _S,
+            "`requested`; `cut` where the online state reached further; `letter` for a dead letter that named the user "
+            "elsewhere than in its key; `finished`.",
+        ),
+        Column("subject", _S, "Keyed hash of the user (docs/how-to/erase-a-customer.md)."),
+        Column("key_id", _S, "Which key that is, as a hash of it."),
+        Column("log_epoch", _S, "Topic id and partition count of the log.", skipping=True),
+        Column("topic", _S, "Topic of the log.", skipping=True),
+        Column("partition", _I, "Partition of the log.", skipping=True),
+        Column("offset", _L, "The user's log ends before this offset; of a `letter`, its own offset.", skipping=True),
+        Column("noted_ms", _L, "When this row was written."),
+        Column("noted_date", ColumnType.DATE, "Day of `noted_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="noted_date",
+    position="offset",
+)
+
 OPEN_FATE: Final = "open"
 
 LAKE_TABLES: Final[Mapping[str, LakeTable]] = {
-    table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES, REPAIRS)
+    table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES, REPAIRS, ERASURES)
 }
 
 
