@@ -35,12 +35,15 @@ class Fence:
         epoch: log epoch, `<topic id>:<partition count>`; offsets of different epochs are never compared.
         next_offset: every offset below it is in the states.
         since_ms: when the partition took on its status.
+        hold_until_ms: until then the worker pushes nothing to the partition, because states are being repaired whose
+            users never pause; 0, or a time that has passed, when nobody asks for that.
     """
 
     epoch: str
     next_offset: int
     status: PartitionStatus
     since_ms: int
+    hold_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,10 @@ class FenceStore:
                 hint="A worker gives it one when it is assigned the partition.",
             )
 
+    async def hold(self, topic: str, partition: int, *, until_ms: int) -> None:
+        """Ask the worker to push nothing to a partition until then; 0 to let it go on. Without a fence, nothing."""
+        await self._run(topic, partition, Fence("", 0, PartitionStatus.LIVE, until_ms), b"hold")
+
     async def replace(self, topic: str, partition: int, fence: Fence) -> None:
         """Put a fence in place of whatever is there, also further back: when a rebuild starts or ends."""
         await self._run(topic, partition, fence, b"replace")
@@ -195,4 +202,5 @@ def _fence(values: Mapping[str, Any]) -> Fence:
         next_offset=int(values["next_offset"]),
         status=PartitionStatus(values["status"]),
         since_ms=int(values["since_ms"]),
+        hold_until_ms=int(values.get("hold_until_ms", 0)),
     )

@@ -1,7 +1,8 @@
 -- Moves the fence of one partition (feature_repo/fence.py).
 --
 -- KEYS   [1] the hash of a topic's fences
--- ARGV   [1] verb: advance, status or replace; [2] partition; [3] epoch; [4] next offset; [5] status; [6] since_ms
+-- ARGV   [1] verb: advance, status, hold or replace; [2] partition; [3] epoch; [4] next offset; [5] status;
+--        [6] since_ms, or the end of the hold
 -- returns "1" if something was changed, "0" if not, "none" if there is no fence to change the status of
 
 local verb, partition = ARGV[1], ARGV[2]
@@ -23,6 +24,14 @@ if verb == 'status' then
   return '1'
 end
 
+if verb == 'hold' then
+  if not epoch then
+    return 'none'
+  end
+  redis.call('HSET', KEYS[1], field('hold_until_ms'), ARGV[6])
+  return '1'
+end
+
 if verb == 'advance' and epoch == ARGV[3] then
   if not less(next_offset, ARGV[4]) then
     return '0'
@@ -31,6 +40,7 @@ if verb == 'advance' and epoch == ARGV[3] then
   return '1'
 end
 
+redis.call('HDEL', KEYS[1], field('hold_until_ms'))
 redis.call('HSET', KEYS[1], field('epoch'), ARGV[3], field('next_offset'), ARGV[4],
   field('status'), ARGV[5], field('since_ms'), ARGV[6])
 return '1'

@@ -28,6 +28,8 @@ class Fences(Protocol):
 
     async def replace(self, topic: str, partition: int, fence: Fence) -> None: ...
 
+    async def hold(self, topic: str, partition: int, *, until_ms: int) -> None: ...
+
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.stack)])
 def fences(request: pytest.FixtureRequest) -> Fences:
@@ -163,5 +165,23 @@ def test_a_move_is_exact_beyond_what_a_lua_number_holds(fences: Fences) -> None:
         assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53 + 1, 2**53 + 2)}) == {0}
         assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53, 2**53 + 1)}) == frozenset()
         assert (await fences.read(CLICKS_TOPIC))[0].next_offset == 2**53 + 1
+
+    run(fences, body)
+
+
+def test_a_hold_is_beside_the_fence_and_goes_with_it(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.hold(CLICKS_TOPIC, 0, until_ms=50)
+        assert await fences.read(CLICKS_TOPIC) == {}
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+        await fences.hold(CLICKS_TOPIC, 0, until_ms=50)
+        await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 10, 11)})
+        held = (await fences.read(CLICKS_TOPIC))[0]
+        assert (held.next_offset, held.status, held.hold_until_ms) == (11, LIVE, 50)
+        await fences.hold(CLICKS_TOPIC, 0, until_ms=0)
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(11)}
+        await fences.hold(CLICKS_TOPIC, 0, until_ms=70)
+        await fences.replace(CLICKS_TOPIC, 0, fence(3))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(3)}
 
     run(fences, body)

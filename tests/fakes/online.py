@@ -97,6 +97,12 @@ class InMemoryFences:
         if held.status is not status:
             self._fences[topic][partition] = replace(held, status=status, since_ms=since_ms)
 
+    async def hold(self, topic: str, partition: int, *, until_ms: int) -> None:
+        """Ask the worker to push nothing to a partition until then."""
+        held = self._fences.get(topic, {}).get(partition)
+        if held is not None:
+            self._fences[topic][partition] = replace(held, hold_until_ms=until_ms)
+
     async def replace(self, topic: str, partition: int, fence: Fence) -> None:
         """Put a fence in place of whatever is there."""
         self._fences.setdefault(topic, {})[partition] = fence
