@@ -131,3 +131,20 @@ def test_statistics_are_kept_of_the_columns_that_skip_files_and_of_no_other(tmp_
     assert chunks["offset"].statistics.max == 4
     assert chunks["value"].statistics is None
     assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
+
+
+def test_a_column_that_a_later_release_added_is_filled_with_nulls(tmp_path: Path) -> None:
+    columns = pa.schema([*arrow_schema(RAW_EVENTS), pa.field("channel", pa.string())])
+    DeltaTable.create(tmp_path / "raw_events", schema=columns, partition_by=["append_date"])
+    appender = DeltaAppender(tmp_path, RAW_EVENTS)
+    appender.append([part(range(3))])
+    assert appender.append([part(range(5))]) == TableCounts(written=2, dropped=3)
+    rows = DeltaTable(tmp_path / "raw_events").to_pyarrow_table(columns=["offset", "channel"]).sort_by("offset")
+    assert rows.to_pydict() == {"offset": [0, 1, 2, 3, 4], "channel": [None] * 5}
+
+
+def test_a_column_of_a_later_release_that_must_be_written_is_refused(tmp_path: Path) -> None:
+    columns = pa.schema([*arrow_schema(RAW_EVENTS), pa.field("channel", pa.string(), nullable=False)])
+    DeltaTable.create(tmp_path / "raw_events", schema=columns, partition_by=["append_date"])
+    with pytest.raises(LakeMismatchError, match="differ from those of this release in channel"):
+        DeltaAppender(tmp_path, RAW_EVENTS).append([part(range(3))])
