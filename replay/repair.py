@@ -2,38 +2,52 @@
 
 A repair is a fold of all that the lake holds of a user, built from nothing, one generation above what is stored. The
 online store takes it only where it holds no greater version (features/versioning.py), so an event that live has
-applied is never undone: a user whose stored version the lake does not reach yet is offered again when it does.
+applied is never undone: a user whose stored version the lake does not reach yet is offered again when it does. For
+users whose events never pause, the worker is asked to hold the partition for as long as that takes.
+
+A round, for some users at a time: fold what the lake holds, load what is stored, look whether somebody else has begun
+to repair in another order, note what is offered, offer it, log what was taken. So of two repairs of one user at the
+same time, one finds the generation taken, and looks again.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Protocol
 
-from sinks.lake_reads import Stretch
-from streams.ports import Clock, Fences, OnlineStates
+from feature_repo.fence import Fence
+from feature_repo.outcomes import record_outcomes
+from feature_repo.states import StoredState
+from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
+from features.versioning import VersionConflictError, WriteOutcome
+from replay.errors import RepairStuckError
+from replay.lake_folds import FoldOrder, IsErased, LakeFold, never
+from sinks.lake_reads import PartitionLog
+from sinks.repairs import RepairNote, RepairSink
+from sinks.rows import FeatureLogRow
+from streams.ports import Clock, OnlineStates
 
-IsErased = Callable[[str, int], bool]
+__all__ = ["FoldOrder", "PartitionLog", "PartitionRepair", "RepairPorts", "Repaired", "repair_users"]
+
+USERS_AT_ONCE: Final = 2_000
+POLL_S: Final = 0.2
+HOLD_AFTER_S: Final = 5.0
+HOLD_S: Final = 5.0
+WAIT_S: Final = 60.0
 
 
-class FoldOrder(StrEnum):
-    """In which order a user's events are folded."""
+class RepairFences(Protocol):
+    """How far live has come, and the brake for users that never pause."""
 
-    LOG = "log"
-    EVENT_TIME = "event_time"
+    async def read(self, topic: str) -> dict[int, Fence]:
+        """Return the fences of a topic's partitions."""
+        ...
 
-
-class PartitionLog(NamedTuple):
-    """The log of one partition.
-
-    Attributes:
-        log_epoch: topic id and partition count; only rows of this epoch are folded.
-    """
-
-    log_epoch: str
-    topic: str
-    partition: int
+    async def hold(self, topic: str, partition: int, *, until_ms: int) -> None:
+        """Ask the worker to push nothing to a partition until then; 0 to let it go on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +57,17 @@ class RepairPorts:
     Attributes:
         lake: folder of the lake.
         online: where states are loaded and pushed.
-        fences: tells how far live has come; asks it to wait for a moment where a user never pauses.
     """
 
     lake: Path
     online: OnlineStates
-    fences: Fences
+    fences: RepairFences
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What one call did.
+    """What was done.
 
     Attributes:
         versions: the users whose state was replaced, and the version of the new one.
@@ -65,14 +78,21 @@ class Repaired:
     agreed_count: int
 
 
+Tell = Callable[[int, int], None]
+
+
+def _silent(_done_count: int, _pending_count: int) -> None:
+    """Tell nobody."""
+
+
 async def repair_users(
     log: PartitionLog,
     order: FoldOrder,
     ports: RepairPorts,
     *,
     users: Collection[str] | None = None,
-    is_erased: IsErased = lambda _user_id, _offset: False,
-    wait_s: float = 60.0,
+    is_erased: IsErased = never,
+    wait_s: float = WAIT_S,
 ) -> Repaired:
     """Give users of one partition the state that the lake folds to; safe beside a worker, and to stop and repeat.
 
@@ -87,4 +107,165 @@ async def repair_users(
         LakeUnavailableError: the lake cannot be read or written.
         OnlineStoreError: the online store does not answer; what was repaired stays, so call again.
     """
-    raise NotImplementedError
+    repair = PartitionRepair(log, order, ports, users=users, is_erased=is_erased, wait_s=wait_s)
+    await repair.run()
+    return repair.repaired()
+
+
+class PartitionRepair:
+    """One repair of one partition; `run` may be called again, for what the lake has got since.
+
+    Args:
+        tell: is given how many users are done, and how many are folded but not done yet.
+    """
+
+    def __init__(
+        self,
+        log: PartitionLog,
+        order: FoldOrder,
+        ports: RepairPorts,
+        *,
+        users: Collection[str] | None = None,
+        is_erased: IsErased = never,
+        wait_s: float = WAIT_S,
+        tell: Tell = _silent,
+    ) -> None:
+        self._log = log
+        self._ports = ports
+        self._wait_s = wait_s
+        self._tell = tell
+        self._fold = LakeFold(ports.lake, log, order, users=users, is_erased=is_erased)
+        self._sink = RepairSink(ports.lake, log, order.value)
+        self._versions: dict[str, int] = {}
+        self._agreed_count = 0
+        self._only_partial = False
+        self._earlier: list[FeatureLogRow] = []
+
+    def repaired(self) -> Repaired:
+        """Return what was done so far."""
+        return Repaired(dict(self._versions), self._agreed_count)
+
+    async def run(self, until_offset: int = 0, *, only_partial: bool = False) -> None:
+        """Repair until the lake reaches `until_offset` and nobody below it is left.
+
+        Args:
+            only_partial: leave states alone that are not marked as partial.
+
+        Raises:
+            RepairStuckError: the lake did not get there in time.
+            LakeUnavailableError, OnlineStoreError: call again.
+        """
+        clock = self._ports.clock
+        self._only_partial = only_partial
+        hold_from_s: float | None = None
+        held = False
+        moved_s = clock.monotonic_s()
+        try:
+            while True:
+                if await asyncio.to_thread(self._fold.read_on):
+                    moved_s = clock.monotonic_s()
+                await self._round()
+                if not self._fold.states and self._fold.position >= until_offset:
+                    break
+                now_s = clock.monotonic_s()
+                if hold_from_s is None:
+                    hold_from_s = now_s + HOLD_AFTER_S
+                waited_from_s = hold_from_s if self._fold.states else moved_s
+                if now_s - waited_from_s > self._wait_s:
+                    raise await self._stuck(until_offset)
+                if now_s > hold_from_s:
+                    held = True
+                    await self._hold(round(HOLD_S * 1000))
+                await asyncio.sleep(POLL_S)
+        finally:
+            if held:
+                await self._hold(None)
+        await self._log_earlier()
+
+    async def _hold(self, for_ms: int | None) -> None:
+        until_ms = 0 if for_ms is None else self._ports.clock.now_ms() + for_ms
+        await self._ports.fences.hold(self._log.topic, self._log.partition, until_ms=until_ms)
+
+    async def _round(self) -> None:
+        """Offer every folded state once."""
+        self._sink.new_round()
+        states = self._fold.states
+        pending = sorted(states, key=lambda user_id: read_trailer(states[user_id]).version)
+        for first in range(0, len(pending), USERS_AT_ONCE):
+            await self._offer(pending[first : first + USERS_AT_ONCE])
+            self._tell(len(self._versions) + self._agreed_count, len(states))
+
+    async def _offer(self, user_ids: Sequence[str]) -> None:
+        stored = await self._ports.online.load(self._log.topic, user_ids)
+        # after the load: whoever repairs a user in another order has noted it before it was stored
+        await asyncio.to_thread(self._fold.heed_corrections)
+        offers: dict[str, bytes] = {}
+        for user_id in user_ids:
+            folded, found = self._fold.states[user_id], stored.get(user_id)
+            if found is not None and (_is_same(folded, found.state) or self._may_stay(found.state)):
+                self._agree(user_id, found)
+            elif found is None or read_trailer(found.state).version <= read_trailer(folded).version:
+                offers[user_id] = _repair_of(folded, found)
+        if offers:
+            await self._push(offers)
+
+    def _may_stay(self, stored: bytes) -> bool:
+        return self._only_partial and not decode(stored).partial
+
+    def _agree(self, user_id: str, found: StoredState) -> None:
+        self._agreed_count += 1
+        self._fold.forget(user_id)
+        trailer = read_trailer(found.state)
+        if trailer.generation and not trailer.built_from:
+            # a repair; the one that stored it may have been killed before it logged it
+            self._earlier.append(FeatureLogRow(user_id, trailer.version, found.state, found.servable_ms))
+
+    async def _push(self, offers: Mapping[str, bytes]) -> None:
+        now_ms = self._ports.clock.now_ms()
+        notes = [_note(user_id, state) for user_id, state in offers.items()]
+        await asyncio.to_thread(self._sink.note, sorted(notes, key=lambda note: note.version), now_ms)
+        servable_ms = self._ports.clock.now_ms()
+        with record_outcomes() as outcomes:
+            # of a conflict: live was faster; they stay, and are offered again when the lake has what live pushed
+            with suppress(VersionConflictError):
+                await self._ports.online.push(self._log.topic, list(offers.items()), servable_ms)
+        taken = [user for user in offers if outcomes.by_user.get(user) is WriteOutcome.WRITTEN]
+        rows = [FeatureLogRow(user, read_trailer(offers[user]).version, offers[user], servable_ms) for user in taken]
+        if rows:
+            await asyncio.to_thread(self._sink.log_states, rows)
+        for row in rows:
+            self._versions[row.user_id] = row.version
+            self._fold.forget(row.user_id)
+
+    async def _log_earlier(self) -> None:
+        earlier, self._earlier = self._earlier, []
+        if earlier:
+            await asyncio.to_thread(self._sink.log_missing, earlier)
+
+    async def _stuck(self, until_offset: int) -> RepairStuckError:
+        fence = (await self._ports.fences.read(self._log.topic)).get(self._log.partition)
+        applied = max(until_offset, 0 if fence is None else fence.next_offset)
+        waiting = f", and {len(self._fold.states)} users wait for it" if self._fold.states else ""
+        return RepairStuckError(
+            f"{self._log.topic}-{self._log.partition}: the lake holds the log up to offset {self._fold.position}, the "
+            f"online store up to {applied}{waiting}; nothing changed for {self._wait_s:g} s.",
+            hint="Start a worker, or see why the one that runs does not flush; then run this again, it goes on where "
+            "it stopped. If the lake was restored from an older copy, restore the newest one.",
+        )
+
+
+def _note(user_id: str, state: bytes) -> RepairNote:
+    generation, _, version = read_trailer(state)
+    return RepairNote(user_id, generation, version)
+
+
+def _is_same(folded: bytes, stored: bytes) -> bool:
+    return (
+        folded[:-TRAILER_BYTES] == stored[:-TRAILER_BYTES]
+        and read_trailer(folded).version == read_trailer(stored).version
+    )
+
+
+def _repair_of(folded: bytes, found: StoredState | None) -> bytes:
+    generation = 1 + (read_trailer(found.state).generation if found is not None else 0)
+    return with_trailer(folded, Trailer(generation, 0, read_trailer(folded).version))
