@@ -4,7 +4,9 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── LakeUnavailableError       a Delta table cannot be read or written
 │   └── LakeMismatchError      a table holds other columns than this release writes
 ├── LakeBusyError              other upkeep of the lake is under way
-└── LetterNotPublishedError    dead letters were not acknowledged by Kafka
+├── LetterNotPublishedError    dead letters were not acknowledged by Kafka
+├── RedriveRunningError        another redrive is under way
+└── NotRedrivenError           letters were not published again: run the redrive once more
 """
 
 from pathlib import Path
@@ -50,3 +52,11 @@ class LakeBusyError(SinkError):
             f"Another `shopstream lake maintain` or `shopstream lake erase` is at work on {lake}.",
             hint="Wait until it has ended; nothing was changed.",
         )
+
+
+class RedriveRunningError(SinkError):
+    """Another redrive of this lake is under way, or was meanwhile: this one did nothing with the letters at hand."""
+
+
+class NotRedrivenError(SinkError):
+    """Kafka did not say of every letter that it stored it again; the next redrive looks first which it has."""
