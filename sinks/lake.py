@@ -1,15 +1,22 @@
 """The lake: raw events, pushed states and dead letters of all partitions, one commit per table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow.compute as pc
 
 from sinks.arrow_rows import BUILDERS
 from sinks.delta import DeltaAppender, TablePart
 from sinks.rows import FlushReport, PartitionFlush, TableCounts
-from sinks.tables import FEATURE_LOG, LAKE_TABLES, LakeTable, application_id
+from sinks.tables import DEAD_LETTERS, FEATURE_LOG, LAKE_TABLES, RAW_EVENTS, LakeTable, application_id
+
+_ROWS: Final[Mapping[str, Callable[[PartitionFlush], Sequence[Any]]]] = {
+    RAW_EVENTS.name: attrgetter("raw"),
+    FEATURE_LOG.name: attrgetter("features"),
+    DEAD_LETTERS.name: attrgetter("letters"),
+}
 
 
 class Appender(Protocol):
@@ -49,7 +56,9 @@ class LakeSink:
         """
         return FlushReport(
             {
-                table.name: self._appenders[table.name].append([_part(flush, table, build(flush)) for flush in flushes])
+                table.name: self._appenders[table.name].append(
+                    [_part(flush, table, build(flush)) for flush in flushes if _ROWS[table.name](flush)]
+                )
                 for table, build in BUILDERS
             }
         )
@@ -57,8 +66,6 @@ class LakeSink:
 
 def _part(flush: PartitionFlush, table: LakeTable, rows: Any) -> TablePart:
     app_id = application_id(flush.topic_id, flush.partition, table)
-    if not rows.num_rows:
-        return TablePart(app_id, flush.last_offset, rows)
     last_row_offset = pc.max(rows.column(table.position)).as_py() - table.position_base
     if last_row_offset > flush.last_offset:
         raise ValueError(f"a row at offset {last_row_offset} lies outside a flush up to {flush.last_offset}")

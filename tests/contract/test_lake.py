@@ -35,9 +35,6 @@ class InMemory(MemoryLake):
     def commit_count(self, table: str) -> int:
         return self.tables[table].commit_count
 
-    def open_table(self, root: Path, table: LakeTable) -> Appender:
-        return self.tables[table.name]
-
 
 class OnDelta:
     def __init__(self, root: Path) -> None:
