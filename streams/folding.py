@@ -36,6 +36,11 @@ class UserFold:
         """Tell whether the state must be written: a redelivered event changes nothing."""
         return self.stored is None or self.state != self.stored.state
 
+    @property
+    def is_born_partial(self) -> bool:
+        """Tell whether this batch began the state of a user whose earlier events may be missing."""
+        return self.is_rebuilding and self.stored is None
+
 
 def by_user(rows: Iterable[RawRow], *, is_rebuilding: bool) -> dict[str, UserFold]:
     """Group the rows of a batch by user, each user's events in log order."""

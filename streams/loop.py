@@ -30,6 +30,7 @@ from streams.folding import UserFold, by_user, feature_log_rows, fold_all, is_ol
 from streams.metrics import WorkerMetrics
 from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, TopicPartition
 from streams.progress import PartitionProgress, StateCache
+from streams.repair_watch import RepairWatch
 from streams.retrying import AbandonedError, SinkRetry
 
 CONFLICT_ATTEMPTS_MAX = 20
@@ -86,6 +87,14 @@ class BatchLoop:
         flush_retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: False)
         self.flusher = Flusher(
             self.partitions, lake=sinks.lake, letters=sinks.letters, retry=flush_retry, metrics=metrics, clock=clock
+        )
+        self._repairs = RepairWatch(
+            sinks.fences,
+            retry=self._retry,
+            flush=self.flusher.flush,
+            abandoned=lambda: not self._is_open,
+            metrics=metrics,
+            clock=clock,
         )
 
     def open(self, partitions: Mapping[TopicPartition, PartitionProgress], seek_epoch: int) -> None:
@@ -181,14 +190,19 @@ class BatchLoop:
         with self._step(topic, "load"):
             await self._load(topic, folds)
             # after the load: states that were lost before it are seen here, those lost later by the compare-and-set
-            fences = await self._retry("fence", lambda: self._sinks.fences.read(topic))
+            fences = await self._repairs.fences(topic, moves)
             self._refuse_lost(topic, {number for number, move in moves.items() if move.is_lost(fences.get(number))})
+            for work in works:
+                self._repairs.take_status(self.partitions[work.batch.tp], fences[work.batch.tp.partition], work.folds)
         with self._step(topic, "apply"):
             fold_all(folds)
         with self._step(topic, "push"):
             await self._push(topic, folds)
         with self._step(topic, "fence"):
             self._refuse_lost(topic, await self._retry("fence", lambda: self._sinks.fences.move(topic, moves)))
+            await self._repairs.born_partial(
+                [work.batch.tp for work in works if any(item.is_born_partial for item in work.folds.values())]
+            )
         servable_ms = self._clock.now_ms()
         for work in works:
             self._buffer(work, servable_ms)

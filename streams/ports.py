@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from feature_repo.fence import Fence, FenceMove
+from feature_repo.fence import Fence, FenceMove, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter
@@ -105,6 +105,10 @@ class Fences(Protocol):
 
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move fences from where they must stand; return the partitions whose fence is not there."""
+        ...
+
+    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
+        """Change the status of a fence; its offset stays."""
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from feature_repo.fence import Fence, FenceMove
+from feature_repo.fence import Fence, FenceMove, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.dead_letter import DeadLetter
 from sinks.delta import TablePart
@@ -101,6 +101,9 @@ class _Fences:
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         await self.fences.advance(topic, partition, fence)
+
+    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
+        await self.fences.set_status(topic, partition, status, since_ms=since_ms)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.fences, name)
