@@ -1,20 +1,22 @@
 """Fold the raw events of the lake again, and compare the states with those that live has written.
 
 Live and this are one function (`features.apply.fold`) over the same log, so their states agree byte for byte, but for
-the version that each was built from, which tells how the log was cut into batches.
+the version that each was built from, which tells how the log was cut into batches, and for the generation. Users whose
+events came back late, and who were repaired therefore, are folded in event-time order up to that repair, and in log
+order from there on: that is what the repair and then live have done.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from feature_repo.states import StoredState
-from features.apply import fold
 from features.state import TRAILER_BYTES, read_trailer
-from schemas.event import Event
+from replay.lake_folds import FoldOrder, LakeFold
 from schemas.topics import TopicInfo
-from sinks.lake_reads import ROWS_AT_ONCE, Stretch, read_raw
+from sinks.lake_reads import PartitionLog
 
 USERS_PER_LOAD = 500
 DIFFERENCES_KEPT = 20
@@ -43,24 +45,6 @@ class Agreement:
     examples: tuple[tuple[str, str], ...]
 
 
-def fold_partition(lake: Path, stretch: Stretch) -> dict[str, bytes]:
-    """Fold what the lake holds of a stretch of one partition, in log order.
-
-    Memory grows with the users of the partition, not with its events.
-
-    Returns:
-        The state of each user.
-
-    Raises:
-        LakeUnavailableError: the lake cannot be read.
-    """
-    states: dict[str, bytes] = {}
-    for logs in _by_user(lake, stretch):
-        for user_id, log in logs.items():
-            states[user_id] = fold(states.get(user_id), log).state
-    return states
-
-
 async def compare_with_live(lake: Path, topics: Mapping[str, TopicInfo], live: States) -> Agreement:
     """Fold every partition of some topics from the lake, and compare with the live states.
 
@@ -74,7 +58,9 @@ async def compare_with_live(lake: Path, topics: Mapping[str, TopicInfo], live: S
     examples: list[tuple[str, str]] = []
     for topic, info in topics.items():
         for partition in range(info.partition_count):
-            states = fold_partition(lake, Stretch(info.log_epoch, topic, partition))
+            refold = LakeFold(lake, PartitionLog(info.log_epoch, topic, partition), FoldOrder.LOG)
+            await asyncio.to_thread(refold.read_on)
+            states = refold.states
             users = sorted(states)
             for first in range(0, len(users), USERS_PER_LOAD):
                 chunk = users[first : first + USERS_PER_LOAD]
@@ -95,17 +81,3 @@ def _agree(folded: bytes, stored: StoredState | None) -> bool:
         folded[:-TRAILER_BYTES] == stored.state[:-TRAILER_BYTES]
         and read_trailer(folded).version == read_trailer(stored.state).version
     )
-
-
-def _by_user(lake: Path, stretch: Stretch) -> Iterator[dict[str, list[tuple[int, Event]]]]:
-    """Yield the events of a chunk of the log by user, chunk after chunk."""
-    logs: dict[str, list[tuple[int, Event]]] = {}
-    count = 0
-    for row in read_raw(lake, stretch):
-        logs.setdefault(row.event.user_id, []).append((row.record.offset, row.event))
-        count += 1
-        if count == ROWS_AT_ONCE:
-            yield logs
-            logs, count = {}, 0
-    if logs:
-        yield logs

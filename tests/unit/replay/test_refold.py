@@ -6,11 +6,14 @@ from pathlib import Path
 
 from feature_repo.states import StoredState
 from features.apply import fold
-from replay.refold import compare_with_live, fold_partition
+from features.state import Trailer, with_trailer
+from replay.lake_folds import FoldOrder
+from replay.refold import compare_with_live
 from schemas.event import CLICKS_TOPIC, Event, Record
 from schemas.topics import TopicInfo
 from sinks.lake import LakeSink
-from sinks.lake_reads import Stretch
+from sinks.lake_reads import PartitionLog
+from sinks.repairs import RepairNote, RepairSink
 from sinks.rows import PartitionFlush, RawRow
 
 TOPIC = TopicInfo(CLICKS_TOPIC, "id", 1, "LogAppendTime")
@@ -64,8 +67,29 @@ def test_a_lost_event_and_a_lost_state_are_found(tmp_path: Path) -> None:
     assert agreement.examples == ((CLICKS_TOPIC, "u0"), (CLICKS_TOPIC, "u1"))
 
 
-def test_only_the_stretch_is_folded(tmp_path: Path) -> None:
+def test_another_log_of_the_same_name_is_not_folded(tmp_path: Path) -> None:
     write(tmp_path)
-    states = fold_partition(tmp_path, Stretch(TOPIC.log_epoch, CLICKS_TOPIC, 0, 0, 2))
-    assert sorted(states) == ["u0", "u1"]
-    assert fold_partition(tmp_path, Stretch("other:1", CLICKS_TOPIC, 0)) == {}
+    other = TopicInfo(CLICKS_TOPIC, "other", 1, "LogAppendTime")
+    agreement = asyncio.run(compare_with_live(tmp_path, {CLICKS_TOPIC: other}, Live(live())))
+    assert agreement.state_count == 0
+
+
+def test_a_user_who_was_repaired_is_compared_with_the_order_of_event_times(tmp_path: Path) -> None:
+    early = Event(event_id="late", kind="click", user_id="u2", event_time_ms=T0 - 3_600_000)
+    write(tmp_path)
+    record = Record(CLICKS_TOPIC, 0, 30, T0, b"k", b"v")
+    raw = [RawRow(record, early, 1, T0)]
+    LakeSink(tmp_path).write([PartitionFlush(CLICKS_TOPIC, "id", TOPIC.log_epoch, 0, 30, 30, raw=raw)])
+    states = live()
+    in_log_order = fold(states["u2"], [(30, early)]).state
+    in_time_order = [(0, early), *((1 + offset, event) for offset, event in log() if event.user_id == "u2")]
+    corrected = with_trailer(fold(None, in_time_order).state, Trailer(1, 0, 31))
+
+    def differing(state: bytes) -> int:
+        compared = compare_with_live(tmp_path, {CLICKS_TOPIC: TOPIC}, Live(states | {"u2": state}))
+        return asyncio.run(compared).differing
+
+    assert (differing(in_log_order), differing(corrected)) == (0, 1)
+    sink = RepairSink(tmp_path, PartitionLog(TOPIC.log_epoch, CLICKS_TOPIC, 0), FoldOrder.EVENT_TIME.value)
+    sink.note([RepairNote("u2", 1, 31)], T0)
+    assert (differing(in_log_order), differing(corrected)) == (1, 0)
