@@ -70,6 +70,10 @@ class KeyTemplate:
         length = int.from_bytes(key[len(self.prefix) : start], "little")
         return key.startswith(self.prefix) and key[start + length :] == self.suffix
 
+    def user_of(self, key: bytes) -> str:
+        """Return whose hash a key names; the key must be one that the project `owns`."""
+        return key[len(self.prefix) + 4 : len(key) - len(self.suffix)].decode()
+
 
 def frame_state(state: bytes) -> bytes:
     """Wrap a state as the protobuf value that Feast stores: tag, length, bytes."""
