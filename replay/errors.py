@@ -2,8 +2,12 @@
 
 ReplayError
 ├── RepairStuckError     the lake does not reach what the online store holds
-└── LakeTooShortError    the lake does not reach back far enough for complete values
+├── LakeTooShortError    the lake does not reach back far enough for complete values
+├── NoSuchLetterError    a dead letter that was named is not in the lake
+└── NotReadYetError      no worker has read what was published again
 """
+
+from collections.abc import Sequence
 
 from config.errors import ShopstreamError
 
@@ -18,3 +22,22 @@ class RepairStuckError(ReplayError):
 
 class LakeTooShortError(ReplayError):
     """What the lake holds begins too late for complete values."""
+
+
+class NoSuchLetterError(ReplayError):
+    """Dead letters that were named are not in the lake.
+
+    Args:
+        names: theirs, as they were given.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        super().__init__(
+            f"The lake holds no dead letter {shown}.",
+            hint="`shopstream dlq list` shows those that there are; a worker writes them once per flush interval.",
+        )
+
+
+class NotReadYetError(ReplayError):
+    """No worker has read, within the time given, what was published again."""
