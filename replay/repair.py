@@ -225,10 +225,9 @@ class PartitionRepair:
         notes = [_note(user_id, state) for user_id, state in offers.items()]
         await asyncio.to_thread(self._sink.note, sorted(notes, key=lambda note: note.version), now_ms)
         servable_ms = self._ports.clock.now_ms()
-        with record_outcomes() as outcomes:
-            # of a conflict: live was faster; they stay, and are offered again when the lake has what live pushed
-            with suppress(VersionConflictError):
-                await self._ports.online.push(self._log.topic, list(offers.items()), servable_ms)
+        # of a conflict: live was faster; they stay, and are offered again when the lake has what live pushed
+        with record_outcomes() as outcomes, suppress(VersionConflictError):
+            await self._ports.online.push(self._log.topic, list(offers.items()), servable_ms)
         taken = [user for user in offers if outcomes.by_user.get(user) is WriteOutcome.WRITTEN]
         rows = [FeatureLogRow(user, read_trailer(offers[user]).version, offers[user], servable_ms) for user in taken]
         if rows:
