@@ -89,6 +89,12 @@ WORKER_METRICS: Final = (
         _PARTITION,
     ),
     MetricSpec(
+        "shopstream_partition_braked",
+        MetricKind.GAUGE,
+        "1 while the partition is stopped because too many of its records fail, with the most frequent reason",
+        (*_PARTITION, "reason"),
+    ),
+    MetricSpec(
         "shopstream_expired_records",
         MetricKind.COUNTER,
         "Records that retention removed before they were read",

@@ -56,6 +56,9 @@ class WorkerSettings(Section):
     flush_interval_ms: int = Field(2_000, ge=50, description="longest time between two flushes to the lake")
     flush_rows: int = Field(50_000, ge=1, description="rows that start a flush before its time")
     buffer_rows_max: int = Field(200_000, ge=1, description="rows not yet in the lake at which reading pauses")
+    buffer_bytes_max: int = Field(
+        268_435_456, ge=1, description="bytes of records not yet in the lake at which reading pauses"
+    )
     cache_users: int = Field(200_000, ge=1, description="states held in memory, per topic")
     batch_records: int = Field(2_000, ge=1, description="most records of one partition in one batch")
     linger_ms: int = Field(20, ge=0, le=1_000, description="pause after a small fetch, so that a trickle gathers")
@@ -64,6 +67,13 @@ class WorkerSettings(Section):
     commit_timeout_s: float = Field(60.0, gt=0, description="a commit pending for longer stops the worker")
     stall_timeout_s: float = Field(180.0, gt=0, description="lag without progress for longer stops the worker")
     stop_timeout_s: float = Field(30.0, gt=0, description="a stop that takes longer is cut short")
+    log_check_interval_s: float = Field(10.0, gt=0, description="time between two looks for recreated or grown topics")
+    brake_records: int = Field(1_000, ge=1, description="newest records of a partition that the brake looks at")
+    brake_share: float = Field(
+        0.5, gt=0, le=1, description="dead letters among them above which the partition stops; 1 for never"
+    )
+    probe_cpu_s: float = Field(2.0, gt=0, description="CPU time for one record where earlier workers died")
+    probe_memory_mb: int = Field(512, ge=16, description="memory for one record where earlier workers died")
     metrics_host: str = Field("127.0.0.1", description="address of the Prometheus endpoint")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the Prometheus endpoint; 0 for a free one")
 
@@ -72,6 +82,9 @@ class EventSettings(Section):
     """What an event may be."""
 
     message_bytes_max: int = Field(1_000_000, ge=1_000, description="a larger record becomes a dead letter")
+    message_values_max: int = Field(
+        10_000, ge=4_096, description="a record of more values, items of its arrays and maps included, becomes one, too"
+    )
     future_tolerance_ms: int = Field(300_000, ge=0, description="event time may pass the append time by this much")
     letter_value_bytes_max: int = Field(65_536, ge=0, description="original bytes kept in the dead letter topic")
 

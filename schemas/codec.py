@@ -63,6 +63,7 @@ class Codec:
     ) -> None:
         self._source = source
         self._message_bytes_max = limits.message_bytes_max
+        self._message_values_max = limits.message_values_max
         self._future_tolerance_ms = limits.future_tolerance_ms
         self._unknown_ttl_ms = round(unknown_id_ttl_s * 1000)
         self._clock_ms = clock_ms
@@ -97,7 +98,7 @@ class Codec:
                     self._forget_old()
                     self._unknown_since_ms[schema_id] = self._clock_ms()
                 else:
-                    plan = plan_for(schema_id, text)
+                    plan = plan_for(schema_id, text, self._message_values_max)
                     if isinstance(plan, DecodingPlan):
                         self._plans[_header(schema_id)] = plan
                     else:
@@ -132,6 +133,12 @@ class Codec:
         if problem is not None:
             return self._letter(record, schema_id, Stage.VALIDATE, *problem)
         return Decoded(event, schema_id)
+
+    def refused(self, record: Record, detail: str) -> DeadLetter:
+        """Return the letter of a record that must not be decoded in this process; its bytes are not looked into."""
+        value = record.value or b""
+        schema_id = _schema_id(value) if len(value) >= HEADER_BYTES and value[0] == MAGIC else None
+        return self._letter(record, schema_id, Stage.DECODE, Reason.UNDECODABLE, detail)
 
     def _routing_problem(self, record: Record, user_id: str, partition_count: int) -> rules.Problem | None:
         key = record.key

@@ -14,20 +14,19 @@ from schemas.errors import UnsafeSchemaError
 from schemas.event import EVENT_TOPICS
 from schemas.loading import LoadedSchema, load, most_choices, own_schema
 from schemas.rules import Problem
-from schemas.wire_check import first_break
+from schemas.wire_check import VALUES_MAX, TooManyValuesError, check, first_break
 
 TIME_FIELD: Final = "event_time"
 TIME_LOGICAL_TYPE: Final = "timestamp-millis"
 
 # What fastavro raises in practice for a broken body (found by fuzzing): the end of the data, an index outside a union
-# or enum, text that is not UTF-8, numbers out of range; the last two are for a body that asks for too much.
+# or enum, text that is not UTF-8, numbers out of range; the last is for a body that asks for too much.
 _CORRUPT_BODY_ERRORS: Final = (
     EOFError,
     LookupError,
     ValueError,
     TypeError,
     ArithmeticError,
-    MemoryError,
     RecursionError,
 )
 
@@ -45,6 +44,8 @@ class DecodingPlan:
             what it skips, so the body is read whole once before.
         negative_indices: the bytes that a negative branch or symbol would be written as, which fastavro takes for one
             from the end; a body that holds one is looked at strictly. Text and numbers of good events hardly ever do.
+        values_max: most values of a record, items of arrays and maps included.
+        safe_bytes: a body up to this size cannot hold more.
     """
 
     schema_id: int
@@ -55,9 +56,13 @@ class DecodingPlan:
     absent: Mapping[str, Any]
     reads_strictly_first: bool
     negative_indices: tuple[bytes, ...]
+    values_max: int
+    safe_bytes: int
 
     def read(self, body: bytes) -> dict[str, Any] | Problem:
         """Read an Avro body without its frame; what is returned has every field of our schema, and may have more."""
+        if len(body) > self.safe_bytes and (problem := self._size_problem(body)):
+            return problem
         stream = BytesIO(body)
         try:
             if self.reads_strictly_first:
@@ -68,6 +73,8 @@ class DecodingPlan:
             return self._unresolvable(body)
         except _CORRUPT_BODY_ERRORS as error:
             return self._corrupt(body, f"{type(error).__name__}: {error}"[:200])
+        except MemoryError:
+            return Problem(Reason.TOO_LARGE, "Decoding the body takes more memory than there is.")
         if stream.tell() != len(body):
             return Problem(Reason.UNDECODABLE, f"{len(body) - stream.tell()} bytes follow the Avro body.")
         for byte in self.negative_indices:
@@ -77,6 +84,14 @@ class DecodingPlan:
             fields.update(self.absent)
         return fields
 
+    def _size_problem(self, body: bytes) -> Problem | None:
+        """Look before fastavro does, which has no limits: a byte can cost it some hundred bytes of memory."""
+        try:
+            broken = check(self.writer, body, self.values_max)
+        except TooManyValuesError:
+            return Problem(Reason.TOO_LARGE, f"The body holds more than {self.values_max} values.")
+        return self._corrupt(body, broken) if broken else None
+
     def _corrupt(self, body: bytes, otherwise: str) -> Problem:
         words = first_break(self.writer, body) or otherwise
         return Problem(Reason.UNDECODABLE, f"The body is not Avro of schema {self.schema_id}; {words}.")
@@ -85,7 +100,7 @@ class DecodingPlan:
         """Say which field of a body that does not resolve is missing or of another type."""
         try:
             written = schemaless_reader(BytesIO(body), self.writer)
-        except _CORRUPT_BODY_ERRORS as error:
+        except (*_CORRUPT_BODY_ERRORS, MemoryError) as error:
             return self._corrupt(body, f"{type(error).__name__}: {error}"[:200])
         for part in (self.reader or self.writer)["fields"]:
             name, expected = part["name"], part["type"]
@@ -99,7 +114,7 @@ class DecodingPlan:
         return Problem(Reason.UNDECODABLE, f"Schema {self.schema_id} cannot be read as {self.record_name}.")
 
 
-def plan_for(schema_id: int, text: str) -> DecodingPlan | Problem:
+def plan_for(schema_id: int, text: str, values_max: int = VALUES_MAX) -> DecodingPlan | Problem:
     """Decide how to read what was written with a schema, or why every record of it is refused."""
     try:
         writer = load(text)
@@ -132,6 +147,8 @@ def plan_for(schema_id: int, text: str) -> DecodingPlan | Problem:
         absent={name: reader.defaults[name] for name in reader.field_names if name not in writer.field_names},
         reads_strictly_first=needs_resolution and not set(writer.field_names) <= set(reader.field_names),
         negative_indices=tuple(bytes([2 * back - 1]) for back in range(1, min(most_choices(writer.wire), 64) + 1)),
+        values_max=values_max,
+        safe_bytes=writer.bytes_for(values_max),
     )
 
 

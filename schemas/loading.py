@@ -1,10 +1,12 @@
 """Safe loading of Avro schemas that somebody else registered.
 
 fastavro trusts a schema: a recursive one crashes the interpreter on a few bytes, an array of zero-byte items costs
-gigabytes for six. Such schemas are refused here, once per schema id, so that decoding needs no limits of its own.
+gigabytes for six. Such schemas are refused here, once per schema id. What is left is how much a message can hold of
+items that take a byte or two each, and yet an object or more in memory: `LoadedSchema.bytes_for` tells.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ NESTING_MAX: Final = 48
 NODES_MAX: Final = 4_096
 
 _PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+_LEAST_BYTES: Final = {"null": 0, "float": 4, "double": 8}  # of the others: 1
 # what fastavro raises for a schema that is not one
 _PARSE_FAILURES: Final = (
     SchemaParseException,
@@ -60,12 +63,22 @@ class LoadedSchema:
             that values come as they were written and two schemas of equal bytes are equal.
         logical_types: logical type of each top-level field that has one.
         defaults: default of each top-level field that has one.
+        values_outside: most values that a message holds outside of arrays and maps.
+        values_per_byte: most values that a byte of arrays and maps can hold.
     """
 
     name: str
     wire: dict[str, Any]
     logical_types: Mapping[str, str]
     defaults: Mapping[str, Any]
+    values_outside: int
+    values_per_byte: float
+
+    def bytes_for(self, values: int) -> int:
+        """Return the size of body up to which a message holds at most so many values."""
+        if not self.values_per_byte:
+            return sys.maxsize
+        return int((values - self.values_outside) / self.values_per_byte)
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -113,12 +126,15 @@ def load(text: str) -> LoadedSchema:
         wire = parse_schema({"type": "record", "name": parsed["name"], "fields": wire_fields})
     except _PARSE_FAILURES as error:
         raise UnsafeSchemaError(f"The schema is not Avro ({type(error).__name__}: {error}).") from error
-    _Measure().of(wire)
+    measure = _Measure()
+    size = measure.of(wire)
     return LoadedSchema(
         name=parsed["name"],
         wire=wire,
         logical_types={part["name"]: found for part in parsed["fields"] if (found := _logical_type(part["type"]))},
         defaults={part["name"]: part["default"] for part in parsed["fields"] if "default" in part},
+        values_outside=size.nodes,
+        values_per_byte=measure.values_per_byte,
     )
 
 
@@ -187,10 +203,12 @@ class _Size(NamedTuple):
         nodes: types in it, written out in full.
         free_parts: parts that take no byte (null, an empty record, fixed of 0); a null in a union does not count, since
             its branch takes one.
+        least_bytes: fewest bytes of a value.
     """
 
     nodes: int
     free_parts: int
+    least_bytes: int
 
 
 @dataclass(slots=True)
@@ -202,6 +220,7 @@ class _Measure:
     """
 
     named: dict[str, _Size] = field(default_factory=dict)
+    values_per_byte: float = 0.0
     open_names: set[str] = field(default_factory=set)
 
     def of(self, schema: Any) -> _Size:
@@ -218,7 +237,11 @@ class _Measure:
     def _of(self, schema: Any) -> _Size:
         if isinstance(schema, list):
             branches = [self.of(branch) for branch in schema if branch != "null"]
-            return _Size(1 + sum(size.nodes for size in branches), sum(size.free_parts for size in branches))
+            return _Size(
+                1 + sum(size.nodes for size in branches),
+                sum(size.free_parts for size in branches),
+                1 if "null" in schema else 1 + min((size.least_bytes for size in branches), default=0),
+            )
         if isinstance(schema, str):
             return self._of_name(schema)
         kind = schema["type"]
@@ -227,28 +250,30 @@ class _Measure:
             if size.free_parts:
                 what = "an array" if kind == "array" else "a map"
                 raise UnsafeSchemaError(f"The schema has {what} whose items hold a part that takes no byte.")
-            return _Size(1 + size.nodes, 0)
+            item_bytes = size.least_bytes + (kind == "map")  # each item's bytes are its own, whatever it nests
+            self.values_per_byte = max(self.values_per_byte, (size.nodes + (kind == "map")) / max(1, item_bytes))
+            return _Size(1 + size.nodes, 0, 1)
         return self._of_named(kind, schema)
 
     def _of_name(self, name: str) -> _Size:
         if name in _PRIMITIVES:
-            return _Size(1, int(name == "null"))
+            return _Size(1, int(name == "null"), _LEAST_BYTES.get(name, 1))
         if name in self.open_names:
             raise UnsafeSchemaError(f"The schema is recursive: {name} holds itself.")
         return self.named[name]
 
     def _of_named(self, kind: str, schema: Mapping[str, Any]) -> _Size:
         name = schema["name"]
-        size = _Size(1, 0)
+        size = _Size(1, 0, 1)
         if kind == "fixed":
             if not isinstance(schema["size"], int) or schema["size"] < 0:
                 raise UnsafeSchemaError(f"The schema has a fixed type {name} without a size.")
-            size = _Size(1, int(schema["size"] == 0))
+            size = _Size(1, int(schema["size"] == 0), schema["size"])
         elif kind == "record":
             self.open_names.add(name)
             parts = [self.of(part["type"]) for part in schema["fields"]]
             self.open_names.discard(name)
             free_parts = sum(part.free_parts for part in parts) if parts else 1
-            size = _Size(1 + sum(part.nodes for part in parts), free_parts)
+            size = _Size(1 + sum(part.nodes for part in parts), free_parts, sum(part.least_bytes for part in parts))
         self.named[name] = size
         return size

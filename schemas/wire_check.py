@@ -1,7 +1,8 @@
 """A strict walk over an Avro body, to say where and how it is broken.
 
 It is slow and complete where fastavro is fast and lenient (fastavro takes branch -1 of a union for its last one), so it
-runs only for bodies that fastavro refused, or that hold a byte which such a branch would need.
+runs only for bodies that fastavro refused, or that hold a byte which such a branch would need, or that are so long that
+they could hold more values than one record may have.
 """
 
 from collections.abc import Mapping
@@ -19,13 +20,23 @@ def first_break(schema: Mapping[str, Any], body: bytes) -> str | None:
         schema: wire form of a record (`schemas.loading.LoadedSchema.wire`).
         body: the Avro body without its frame; what follows it is not looked at.
     """
-    walk = _Walk(body)
+    try:
+        return check(schema, body, VALUES_MAX)
+    except TooManyValuesError:
+        return None
+
+
+def check(schema: Mapping[str, Any], body: bytes, values_max: int) -> str | None:
+    """Do what `first_break` does, up to the end of the record.
+
+    Raises:
+        TooManyValuesError: the body holds more values, items of arrays and maps included, before anything is broken.
+    """
+    walk = _Walk(body, values_max)
     try:
         walk.value(schema)
     except _BrokenBodyError as broken:
         return f"{'.'.join(walk.path) or 'the record'}: {broken}"
-    except _TooManyValues:
-        return None
     return None
 
 
@@ -33,22 +44,22 @@ class _BrokenBodyError(Exception):
     """The body breaks Avro's rules here."""
 
 
-class _TooManyValues(Exception):  # noqa: N818 - a limit, no error
+class TooManyValuesError(Exception):
     """The walk has gone on for long enough."""
 
 
 class _Walk:
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, values_max: int) -> None:
         self.path: list[str] = []
         self._body = body
         self._at = 0
-        self._left = VALUES_MAX
+        self._left = values_max
         self._named: dict[str, Mapping[str, Any]] = {}
 
     def value(self, schema: Any) -> None:
         self._left -= 1
         if self._left < 0:
-            raise _TooManyValues
+            raise TooManyValuesError
         if isinstance(schema, list):
             self.value(schema[self._index(len(schema), "branch")])
         elif isinstance(schema, str):

@@ -19,6 +19,7 @@ class CodecDecoder:
         self._codec = codec
         self.unresolved = codec.unresolved
         self.decode = codec.decode
+        self.refused = codec.refused
 
     async def resolve(self, ids: set[int]) -> None:
         """Fetch schemas; raises RegistryUnavailableError when the registry does not answer."""

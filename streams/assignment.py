@@ -60,12 +60,7 @@ async def plan_start(
 
 def _check_epoch(tp: TopicPartition, log: TopicInfo, fence: Fence | None) -> None:
     if fence is not None and fence.epoch != log.log_epoch:
-        raise LogEpochError(
-            f"Topic {tp.topic} is another log than the one its stored states were folded from: "
-            f"epoch was {fence.epoch}, is {log.log_epoch} (recreated, or its partition count changed).",
-            hint="Its offsets cannot be compared with the old ones. Rebuild the states by a replay of the new log, or "
-            "give this log a Feast project of its own (feast.project).",
-        )
+        raise LogEpochError.of(tp.topic, was=fence.epoch, now=log.log_epoch)
 
 
 def _status(

@@ -2,11 +2,15 @@
 
 StreamError
 ├── SinkFailedError        a sink did not take a batch after all tries; the loop stops, nothing is committed
-    ├── StatesLostError        the online store no longer holds what it had acknowledged
+├── StatesLostError        the online store no longer holds what it had acknowledged
 ├── LogEpochError          the topic is not the log that the stored states were folded from
 ├── CommitPendingError     a commit to Kafka stayed without an answer
 └── StalledError           there is lag, and nothing was processed for too long
+
+ProbingError               the process that decodes suspicious records did not do its work; it is repeated
 """
+
+from typing import Self
 
 from config.errors import ShopstreamError
 
@@ -26,6 +30,16 @@ class StatesLostError(StreamError):
 class LogEpochError(StreamError):
     """The topic was recreated or got more partitions: its offsets mean another log now."""
 
+    @classmethod
+    def of(cls, topic: str, *, was: str, now: str) -> Self:
+        """Say which log it was, and which it is (log epochs)."""
+        return cls(
+            f"Topic {topic} is another log than the one its stored states were folded from: "
+            f"epoch was {was}, is {now} (recreated, or its partition count changed).",
+            hint="Its offsets cannot be compared with the old ones. Rebuild the states by a replay of the new log, or "
+            "give this log a Feast project of its own (feast.project).",
+        )
+
 
 class CommitPendingError(StreamError):
     """Kafka did not answer a commit in time."""
@@ -33,3 +47,7 @@ class CommitPendingError(StreamError):
 
 class StalledError(StreamError):
     """No progress in spite of lag."""
+
+
+class ProbingError(ShopstreamError):
+    """Suspicious records could not be tried in another process; it is repeated."""

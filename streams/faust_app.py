@@ -136,6 +136,13 @@ class FeatureApp(faust.App):
                             await app.batch_consumer.commit()
 
             @Service.task
+            async def _verify_logs(self) -> None:
+                while not self.should_stop:
+                    await self.sleep(HOUSEKEEPING_INTERVAL_S)
+                    with app._stopping_on_failure():
+                        await app.ownership.verify_logs()
+
+            @Service.task
             async def _watch(self) -> None:
                 # a task of its own: it must notice when the other one waits for ever
                 while not self.should_stop:

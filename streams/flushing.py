@@ -62,7 +62,12 @@ class Flusher:
             self._metrics.flushed(report, self._clock.monotonic_s() - started_s)
             self._metrics.buffered_rows.set(self.buffered_rows)
 
-    async def wait_for_space(self, rows_max: int) -> None:
-        """Wait until fewer than `rows_max` rows are buffered, flushing if nobody else does."""
-        while self.buffered_rows >= rows_max:
+    @property
+    def buffered_bytes(self) -> int:
+        """Return how many bytes of records wait for the next flush."""
+        return sum(progress.buffered_bytes for progress in self._partitions.values())
+
+    async def wait_for_space(self, rows_max: int, bytes_max: int) -> None:
+        """Wait until fewer rows and bytes than these are buffered, flushing if nobody else does."""
+        while self.buffered_rows >= rows_max or self.buffered_bytes >= bytes_max:
             await self.flush()

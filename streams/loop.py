@@ -13,6 +13,7 @@ A step that fails stops the loop: no commit, no skip.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,16 +23,19 @@ from config.settings import WorkerSettings
 from feature_repo.fence import FenceMove, PartitionStatus
 from feature_repo.states import StoredState
 from features.versioning import VersionConflictError
-from schemas.dead_letter import DeadLetter
-from sinks.rows import RawRow
-from streams.errors import SinkFailedError, StatesLostError
+from streams.brake import Braked
+from streams.decoding import BatchDecoding, DecodedBatch
+from streams.errors import LogEpochError, SinkFailedError, StatesLostError
 from streams.flushing import Flusher
-from streams.folding import UserFold, by_user, feature_log_rows, fold_all, is_older
+from streams.folding import UserFold, feature_log_rows, fold_all, is_older
+from streams.log_watch import LogWatch
 from streams.metrics import WorkerMetrics
-from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, TopicPartition
+from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, Quarantine, TopicPartition
 from streams.progress import PartitionProgress, StateCache
 from streams.repair_watch import RepairWatch
 from streams.retrying import AbandonedError, SinkRetry
+
+logger = logging.getLogger(__name__)
 
 CONFLICT_ATTEMPTS_MAX = 20
 
@@ -46,16 +50,6 @@ class Sinks:
     letters: Letters
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One batch on its way through the steps."""
-
-    batch: Batch
-    rows: list[RawRow]
-    letters: list[DeadLetter]
-    folds: dict[str, UserFold]
-
-
 class BatchLoop:
     """Processes batches of all owned partitions; those of a topic one after the other, topics side by side.
 
@@ -65,13 +59,23 @@ class BatchLoop:
         sinks: where results go.
         metrics: counts every record as exactly one outcome.
         clock: injected time.
+        log_watch: is asked whether a topic changed when its records look so.
+        quarantine: finds records that end the process which decodes them.
     """
 
     def __init__(
-        self, settings: WorkerSettings, decoder: Decoder, sinks: Sinks, metrics: WorkerMetrics, clock: Clock
+        self,
+        settings: WorkerSettings,
+        decoder: Decoder,
+        sinks: Sinks,
+        metrics: WorkerMetrics,
+        clock: Clock,
+        *,
+        log_watch: LogWatch | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._settings = settings
-        self._decoder = decoder
+        self._log_watch = log_watch
         self._sinks = sinks
         self._metrics = metrics
         self._clock = clock
@@ -83,6 +87,7 @@ class BatchLoop:
         self._idle = asyncio.Event()
         self._idle.set()
         self._retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: not self._is_open)
+        self._decoding = BatchDecoding(settings, decoder, retry=self._retry, clock=clock, quarantine=quarantine)
         # a flush is finished even while the partitions are being given away
         flush_retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: False)
         self.flusher = Flusher(
@@ -98,11 +103,12 @@ class BatchLoop:
         )
 
     def open(self, partitions: Mapping[TopicPartition, PartitionProgress], seek_epoch: int) -> None:
-        """Start to process batches that were fetched after the seek of that number."""
+        """Start to process batches that were fetched after the seek of that number; no brake is on."""
         self.partitions.clear()
         self.partitions.update(partitions)
         self._caches = {tp.topic: StateCache(self._settings.cache_users) for tp in partitions}
         self._seek_epoch = seek_epoch
+        self._decoding.open(partitions)
         self._is_open = True
         for tp, progress in partitions.items():
             labels = (tp.topic, str(tp.partition))
@@ -113,6 +119,7 @@ class BatchLoop:
     def close(self) -> None:
         """Take no more batches; a sink that is being retried is given up."""
         self._is_open = False
+        self._decoding.close()
 
     async def drain(self, *, flush: bool) -> None:
         """Take no more batches, finish what is being processed, and flush it."""
@@ -123,9 +130,12 @@ class BatchLoop:
 
     def release(self) -> None:
         """Forget the partitions and every cached state: another worker may change them from now on."""
-        for tp in self.partitions:
+        for tp, progress in self.partitions.items():
+            labels = (tp.topic, str(tp.partition))
             for gauge in (self._metrics.lag, self._metrics.commit_age, self._metrics.rebuilding):
-                gauge.labels(tp.topic, str(tp.partition)).set(0)
+                gauge.labels(*labels).set(0)
+            if progress.braked is not None:
+                self._metrics.braked.labels(*labels, progress.braked.reason.value).set(0)
         self.partitions.clear()
         self._caches.clear()
 
@@ -148,14 +158,21 @@ class BatchLoop:
                 progress.flushed_since_s = None
             self._metrics.committed_offset.labels(tp.topic, str(tp.partition)).set(offset)
 
+    def paused(self) -> frozenset[TopicPartition]:
+        """Return the partitions that are not to be read: their brake is on."""
+        return frozenset(tp for tp, progress in self.partitions.items() if progress.braked is not None)
+
     def accepts(self, batch: Batch) -> bool:
-        """Tell whether a batch continues a partition that this worker owns now."""
+        """Tell whether a batch continues a partition that this worker owns now, and that is not braked."""
+        return self._is_current(batch) and batch.records[0].offset >= self.partitions[batch.tp].next_offset
+
+    def _is_current(self, batch: Batch) -> bool:
         progress = self.partitions.get(batch.tp)
         return (
             self._is_open
             and batch.seek_epoch == self._seek_epoch
             and progress is not None
-            and batch.records[0].offset >= progress.next_offset
+            and progress.braked is None  # what follows the refused batch looks like a continuation after a gap
         )
 
     async def process(self, batches: Sequence[Batch]) -> None:
@@ -163,17 +180,16 @@ class BatchLoop:
 
         Raises:
             SinkFailedError: a sink did not take them after all tries.
+            LogEpochError: a topic became another log; nothing of these was pushed.
         """
-        accepted = [batch for batch in batches if self.accepts(batch)]
-        for batch in accepted:  # known before they are done, so that lag shows while a sink is waited for
-            progress = self.partitions[batch.tp]
-            progress.end_offset = max(progress.end_offset, batch.end_offset, batch.next_offset)
-        if not accepted:
+        current = [batch for batch in batches if self._is_current(batch)]
+        if not current:
             return
         self._in_flight += 1
         self._idle.clear()
         try:
-            await self._process(accepted[0].tp.topic, accepted)
+            await self._verify_positions(current)
+            await self._process(current[0].tp.topic, current)
         except AbandonedError:
             return  # not counted, not buffered, not committable: its next owner reads it again
         finally:
@@ -183,7 +199,9 @@ class BatchLoop:
 
     async def _process(self, topic: str, batches: Sequence[Batch]) -> None:
         with self._step(topic, "decode"):
-            works = [await self._decode(batch) for batch in batches]
+            works = await self._decode(batches)
+        if not works:
+            return
         # a user's events are in one partition: what was routed elsewhere is a dead letter
         folds = {user_id: item for work in works for user_id, item in work.folds.items()}
         moves = {work.batch.tp.partition: self._fence_move(work.batch) for work in works}
@@ -209,7 +227,7 @@ class BatchLoop:
             self._count(work, servable_ms)
         self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))
         self._metrics.buffered_rows.set(self.flusher.buffered_rows)
-        await self.flusher.wait_for_space(self._settings.buffer_rows_max)
+        await self.flusher.wait_for_space(self._settings.buffer_rows_max, self._settings.buffer_bytes_max)
 
     def _fence_move(self, batch: Batch) -> FenceMove:
         progress = self.partitions[batch.tp]
@@ -223,22 +241,48 @@ class BatchLoop:
                 hint="Start the worker again: it catches up from the older copy, or marks the partitions REBUILDING.",
             )
 
-    async def _decode(self, batch: Batch) -> _Work:
-        progress = self.partitions[batch.tp]
-        unresolved = self._decoder.unresolved(batch.records)
-        if unresolved:
-            await self._retry("registry", lambda: self._decoder.resolve(unresolved), attempts=0)
-        now_ms = self._clock.now_ms()
-        rows: list[RawRow] = []
-        letters: list[DeadLetter] = []
-        for record in batch.records:
-            result = self._decoder.decode(record, progress.log.partition_count)
-            if isinstance(result, DeadLetter):
-                letters.append(result)
+    async def _decode(self, batches: Sequence[Batch]) -> list[DecodedBatch]:
+        """Decode; a batch that its partition's brake refuses is left out, and nothing of that partition follows."""
+        works: list[DecodedBatch] = []
+        for batch in batches:
+            decoded = await self._decoding.decode(batch, self.partitions[batch.tp])
+            if isinstance(decoded, Braked):
+                self._brake(batch.tp, decoded)
             else:
-                rows.append(RawRow(record, result.event, result.schema_id, now_ms))
-        folds = by_user(rows, is_rebuilding=progress.status is PartitionStatus.REBUILDING)
-        return _Work(batch, rows, letters, folds)
+                works.append(decoded)
+        if self._log_watch is not None and any(work.is_misrouted for work in works):
+            await self._log_watch.check_soon()  # before any of it is pushed: so it looks when partitions were added
+        return works
+
+    def _brake(self, tp: TopicPartition, braked: Braked) -> None:
+        self.partitions[tp].braked = braked
+        self._metrics.braked.labels(tp.topic, str(tp.partition), braked.reason.value).set(1)
+        logger.error(
+            "%s-%d is %s. It is not read any further; other partitions are. Mend the cause and restart the worker, "
+            "which then tries again; to pass these records to the dead letters, restart it with a higher "
+            "worker.brake_share (1 switches the brake off).",
+            tp.topic, tp.partition, braked.sentence(),
+        )  # fmt: skip
+
+    async def _verify_positions(self, batches: Sequence[Batch]) -> None:
+        """Learn where the log ends, and notice when it is shorter than it was: then it is another log.
+
+        The lag is known before a batch is done, so that it shows while a sink is waited for.
+        """
+        shrunk = False
+        for batch in batches:
+            progress = self.partitions[batch.tp]
+            shrunk |= batch.next_offset <= batch.end_offset < progress.end_offset
+            progress.end_offset = max(progress.end_offset, batch.end_offset, batch.next_offset)
+        gone_back = [batch for batch in batches if batch.records[0].offset < self.partitions[batch.tp].next_offset]
+        if self._log_watch is not None and (shrunk or gone_back):
+            await (self._log_watch.check_now() if gone_back else self._log_watch.check_soon())
+        for batch in gone_back:
+            raise LogEpochError(
+                f"{batch.tp.topic}-{batch.tp.partition} went back from offset {self.partitions[batch.tp].next_offset} "
+                f"to {batch.records[0].offset}, though its topic is the same: the broker has lost records.",
+                hint="They were applied. Give the broker its data back, or start over from the log.",
+            )
 
     async def _load(self, topic: str, folds: Mapping[str, UserFold]) -> None:
         cache = self._caches[topic]
@@ -283,12 +327,13 @@ class BatchLoop:
             await self._retry("online", lambda: self._sinks.online.push(topic, rows, self._clock.now_ms()))
             self._metrics.states_pushed.labels(topic).inc(len(rows))
 
-    def _buffer(self, work: _Work, servable_ms: int) -> None:
+    def _buffer(self, work: DecodedBatch, servable_ms: int) -> None:
         # no await in here: a flush sees a batch whole or not at all
         batch, progress = work.batch, self.partitions[work.batch.tp]
         progress.raw.extend(work.rows)
         progress.features.extend(feature_log_rows(work.folds, servable_ms))
         progress.letters.extend(work.letters)
+        progress.buffered_bytes += sum(len(record.value or b"") for record in batch.records)
         if progress.first_buffered is None:
             progress.first_buffered = batch.records[0].offset
         if progress.buffered_since_s is None:
@@ -301,7 +346,7 @@ class BatchLoop:
             if item.is_changed:
                 cache.put(user_id, StoredState(item.state, servable_ms))
 
-    def _count(self, work: _Work, servable_ms: int) -> None:
+    def _count(self, work: DecodedBatch, servable_ms: int) -> None:
         topic, partition = work.batch.tp.topic, str(work.batch.tp.partition)
         progress = self.partitions[work.batch.tp]
         outcomes = Counter(outcome for item in work.folds.values() for outcome in item.outcomes)

@@ -1,17 +1,23 @@
 """Between Faust and the batch loop: what happens when partitions come, go, flush, fail or stall."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
+from config.errors import ShopstreamError
 from config.settings import WorkerSettings
 from streams.assignment import plan_start
 from streams.errors import CommitPendingError, StalledError
+from streams.log_watch import LogWatch
 from streams.loop import BatchLoop
 from streams.metrics import WorkerMetrics
-from streams.ports import Clock, Fences, Offsets, TopicPartition
+from streams.ports import Clock, Fences, Offsets, Owners, TopicPartition
 from streams.progress import PartitionProgress
 
 logger = logging.getLogger(__name__)
+
+DEATHS_UNTIL_CAREFUL = 2
 
 
 class PartitionOwner:
@@ -19,6 +25,8 @@ class PartitionOwner:
 
     Args:
         settings: when to flush, and how long a commit or a stall may last.
+        owners: remembers whether the owners before this one died; without it no record is ever a suspect.
+        log_watch: learns what the topics are at each assignment.
     """
 
     def __init__(
@@ -30,7 +38,12 @@ class PartitionOwner:
         fences: Fences,
         metrics: WorkerMetrics,
         clock: Clock,
+        owners: Owners | None = None,
+        log_watch: LogWatch | None = None,
     ) -> None:
+        self._owners = owners
+        self._log_watch = log_watch
+        self._life = uuid4().hex
         self.loop = loop
         self._settings = settings
         self._offsets = offsets
@@ -60,16 +73,55 @@ class PartitionOwner:
         # readers learn the partitions' status, and how many partitions there are, before the first batch
         for tp, progress in self._planned.items():
             await self._fences.advance(tp.topic, tp.partition, progress.fence())
+        await self._suspect_deadly_records()
         return {tp: progress.next_offset for tp, progress in self._planned.items()}
+
+    async def _suspect_deadly_records(self) -> None:
+        """Be careful where owners died one after the other with the fence at the same place."""
+        if self._owners is None:
+            return
+        fences = {topic: await self._fences.read(topic) for topic in {tp.topic for tp in self._planned}}
+        for topic, partitions in self._partitions_by_topic(self._planned).items():
+            deaths = await self._owners.taken(topic, partitions, self._life, within=self._settings.batch_records)
+            for partition, count in deaths.items():
+                fence = fences[topic].get(partition)
+                if count >= DEATHS_UNTIL_CAREFUL and fence is not None:
+                    progress = self._planned[TopicPartition(topic, partition)]
+                    progress.careful_fence = fence.next_offset
+                    progress.careful_records = self._settings.batch_records
+
+    async def _give_back(self) -> None:
+        """Tell whoever comes next that this owner did not die; if that fails, the next one is only more careful."""
+        if self._owners is None or not (self.failure is None or isinstance(self.failure, ShopstreamError)):
+            return
+        try:
+            for topic, partitions in self._partitions_by_topic(self.loop.partitions).items():
+                await self._owners.given_back(topic, partitions, self._life)
+        except ShopstreamError as error:
+            logger.warning("the partitions could not be marked as given back: %s", error)
+
+    @staticmethod
+    def _partitions_by_topic(partitions: Mapping[TopicPartition, PartitionProgress]) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for tp in partitions:
+            numbers[tp.topic].append(tp.partition)
+        return numbers
+
+    def paused(self) -> frozenset[TopicPartition]:
+        """Return the partitions that are not to be fetched."""
+        return self.loop.paused()
 
     def opened(self, seek_epoch: int) -> None:
         """Accept batches that were fetched after that seek."""
+        if self._log_watch is not None:
+            self._log_watch.expect({tp.topic: progress.log for tp, progress in self._planned.items()})
         self._progress = (-1, self._clock.monotonic_s())
         self.loop.open(self._planned, seek_epoch)
 
     async def draining(self) -> None:
         """Finish and flush what is in flight; after a failure nothing more is flushed."""
         await self.loop.drain(flush=self.failure is None)
+        await self._give_back()
 
     def released(self) -> None:
         """Forget the partitions and every cached state."""
@@ -105,6 +157,15 @@ class PartitionOwner:
         await self.loop.flusher.flush()
         return True
 
+    async def verify_logs(self) -> None:
+        """Compare the topics with what they were at the assignment, when that is due.
+
+        Raises:
+            LogEpochError: one was recreated or got more partitions.
+        """
+        if self._log_watch is not None and self.failure is None:
+            await self._log_watch.check_if_due()
+
     def observe(self) -> None:
         """Publish ages and lag, and stop the worker when it can make no progress.
 
@@ -118,8 +179,9 @@ class PartitionOwner:
             labels = (tp.topic, str(tp.partition))
             self.metrics.commit_age.labels(*labels).set(progress.commit_age_s(now_s))
             self.metrics.lag.labels(*labels).set(progress.lag_records)
-            lag += progress.lag_records
-            done += progress.next_offset
+            if progress.braked is None:
+                lag += progress.lag_records
+                done += progress.next_offset
         if self._commit_started_s is not None and now_s - self._commit_started_s > self._settings.commit_timeout_s:
             raise CommitPendingError(
                 f"Kafka has not answered a commit for {self._settings.commit_timeout_s:g} s.",

@@ -1,6 +1,6 @@
 """What the batch loop needs from the outside world, so that a simulation can stand in for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -79,6 +79,10 @@ class Decoder(Protocol):
         """Decode and check one record; never raises for bad input."""
         ...
 
+    def refused(self, record: Record, detail: str) -> DeadLetter:
+        """Return the letter of a record that must not be decoded here, because that would end this process."""
+        ...
+
 
 class OnlineStates(Protocol):
     """States in the online store."""
@@ -109,6 +113,35 @@ class Fences(Protocol):
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence; its offset stays."""
+        ...
+
+
+class Owners(Protocol):
+    """Who owns the partitions, kept beside the fences, to know after a death where it came."""
+
+    async def taken(self, topic: str, partitions: Collection[int], owner: str, *, within: int) -> Mapping[int, int]:
+        """Note the owner; return how many owners in a row died less than `within` offsets past the same fence."""
+        ...
+
+    async def given_back(self, topic: str, partitions: Collection[int], owner: str) -> None:
+        """Note that this owner, if it still is, has finished in order."""
+        ...
+
+
+class Quarantine(Protocol):
+    """Finds the records that end the process which decodes them."""
+
+    async def culprits(self, records: Sequence[Record], partition_count: int) -> tuple[Mapping[int, str], int]:
+        """Decode records somewhere else.
+
+        Returns:
+            In words how each culprit ended that process, by offset, and how many of the records were tried: all,
+            unless too many were culprits.
+
+        Raises:
+            ProbingError: nothing is known about the records.
+            RegistryUnavailableError: their schemas could not be fetched.
+        """
         ...
 
 

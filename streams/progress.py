@@ -1,13 +1,17 @@
 """What the worker knows of each partition that it owns, and the rows that wait for the next flush."""
 
+from bisect import bisect_left
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from feature_repo.fence import Fence, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.dead_letter import DeadLetter
+from schemas.event import Record
 from schemas.topics import TopicInfo
 from sinks.rows import FeatureLogRow, PartitionFlush, RawRow
+from streams.brake import Braked
 from streams.ports import TopicPartition
 
 
@@ -20,8 +24,12 @@ class PartitionProgress:
         flushed_offset: all before it is in every sink: what may be committed.
         committed_offset: what Kafka has acknowledged; None before the first commit of the group.
         end_offset: next offset that the broker will give, as last seen.
+        buffered_bytes: keys and values of the records that wait for a flush.
         buffered_since_s: monotonic time since when rows wait for a flush; None if none do.
         flushed_since_s: the same for what was flushed and waits for its commit.
+        braked: why it is not read any more; None while it is.
+        careful_fence: where the fence was when workers died there.
+        careful_records: how many records past it are still to be decoded elsewhere first.
     """
 
     tp: TopicPartition
@@ -38,6 +46,10 @@ class PartitionProgress:
     raw: list[RawRow] = field(default_factory=list)
     features: list[FeatureLogRow] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    buffered_bytes: int = 0
+    braked: Braked | None = None
+    careful_fence: int = 0
+    careful_records: int = 0
 
     def __post_init__(self) -> None:
         self.flushed_offset = self.next_offset
@@ -51,6 +63,25 @@ class PartitionProgress:
     def lag_records(self) -> int:
         """Return how many records of the log were not processed yet."""
         return max(0, self.end_offset - self.next_offset)
+
+    @property
+    def is_careful(self) -> bool:
+        """Tell whether records may come that have ended earlier workers."""
+        return self.careful_records > 0
+
+    def suspects(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return which records of a batch may have ended earlier workers.
+
+        What lies before the fence was decoded once, but a culprit among it was a dead letter then, and is read again.
+        """
+        return records[: self._before_fence(records) + self.careful_records]
+
+    def vetted(self, suspects: Sequence[Record]) -> None:
+        """Count suspects that were tried elsewhere."""
+        self.careful_records -= len(suspects) - self._before_fence(suspects)
+
+    def _before_fence(self, records: Sequence[Record]) -> int:
+        return bisect_left(records, self.careful_fence, key=lambda record: record.offset)
 
     def commit_age_s(self, now_s: float) -> float:
         """Return how long the oldest processed record has waited for its commit."""
@@ -77,6 +108,7 @@ class PartitionProgress:
             letters=self.letters,
         )
         self.raw, self.features, self.letters, self.first_buffered = [], [], [], None
+        self.buffered_bytes = 0
         if self.flushed_since_s is None:
             self.flushed_since_s = self.buffered_since_s
         self.buffered_since_s = None

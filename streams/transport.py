@@ -24,13 +24,13 @@ from faust.types.tuples import ConsumerMessage
 
 from schemas.event import Record
 from streams.ports import Batch, Positions, TopicPartition
+from streams.room import FetchRoom
 
 logger = logging.getLogger(__name__)
 
 FETCH_WAIT_MAX_MS = 100  # Faust's 1,500 would be the latency of a quiet topic
 SMALL_FETCH_RECORDS = 200
-OUTSTANDING_BATCHES_MAX = 2
-SUBSET_FETCH_TIMEOUT_S = 0.005  # aiokafka sleeps the whole timeout when asked for a subset of the partitions
+SUBSET_FETCH_TIMEOUT_S = 0.005  # what another partition waits for must not hold up those that have room
 FULL_FETCH_TIMEOUT_S = 0.1
 
 Fetched = tuple[int, dict[TP, list[Any]], dict[TP, int]]
@@ -41,6 +41,10 @@ class Ownership(Protocol):
 
     async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Return the first offset to read of each partition."""
+        ...
+
+    def paused(self) -> frozenset[TopicPartition]:
+        """Return the partitions that are not to be fetched until they are assigned anew."""
         ...
 
     def opened(self, seek_epoch: int) -> None:
@@ -85,10 +89,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
         consumer = self._ensure_consumer()
-        timeout = SUBSET_FETCH_TIMEOUT_S if partitions is not None else timeout_s
         if partitions is None:
             partitions = self.assignment()
-        records = await self._fetch_records(consumer, partitions, timeout=timeout, max_records=records_max)
+        records = await self._fetch_records(consumer, partitions, timeout=timeout_s, max_records=records_max)
         ends = {tp: consumer.highwater(tp) or 0 for tp in records}
         return self.seek_epoch, records, ends  # no await since the records were taken: the number is theirs
 
@@ -124,7 +127,7 @@ class BatchConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._outstanding: dict[TopicPartition, int] = {}
+        self._fetch_room = FetchRoom()
         self._room = asyncio.Event()
         self._committing = asyncio.Lock()
 
@@ -161,22 +164,20 @@ class BatchConsumer(driver.Consumer):
                 raise
 
     async def _deliver_once(self) -> None:
-        assigned = {TopicPartition(*tp) for tp in self._get_active_partitions()}
-        room = {tp for tp in assigned if self._outstanding.get(tp, 0) < OUTSTANDING_BATCHES_MAX}
-        if not room:
+        assigned = frozenset(TopicPartition(*tp) for tp in self._get_active_partitions())
+        fetch = self._fetch_room.next_fetch(assigned, self.ownership.paused())
+        if fetch is None:
             self._room.clear()
             await self.wait_first(self._room.wait(), self.suspend_flow.wait(), timeout=1.0)
             return
-        subset = None if room == assigned else {TP(*tp) for tp in room}
-        epoch, fetched, ends = await self._thread.fetch(
-            subset, FULL_FETCH_TIMEOUT_S, self.app.conf.broker_max_poll_records
-        )
+        subset = None if fetch.partitions is None else {TP(*tp) for tp in fetch.partitions}
+        timeout_s = FULL_FETCH_TIMEOUT_S if fetch.is_patient else SUBSET_FETCH_TIMEOUT_S
+        epoch, fetched, ends = await self._thread.fetch(subset, timeout_s, self.app.conf.broker_max_poll_records)
         generation_id = self.app.consumer_generation_id
         for batches in _by_topic(epoch, fetched, ends):
             if not self.flow_active:
                 return  # a rebalance has begun: its seek brings these records back
-            for batch in batches:
-                self._outstanding[batch.tp] = self._outstanding.get(batch.tp, 0) + 1
+            self._fetch_room.taken(batch.tp for batch in batches)
             await self.wait_first(self.callback(_message(batches, generation_id)), self.suspend_flow.wait())
         if sum(map(len, fetched.values())) < SMALL_FETCH_RECORDS:
             await asyncio.sleep(self.app.linger_s)
@@ -185,7 +186,7 @@ class BatchConsumer(driver.Consumer):
         """Make room for another batch of each of these partitions."""
         for batch in batches:
             if batch.seek_epoch == self._thread.seek_epoch:
-                self._outstanding[batch.tp] = max(0, self._outstanding.get(batch.tp, 0) - 1)
+                self._fetch_room.done(batch.tp)
         self._room.set()
 
     # -- ownership changes hands -----------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class BatchConsumer(driver.Consumer):
         partitions = sorted(TopicPartition(*tp) for tp in self.assignment())
         starts = await self.ownership.assigned(partitions)
         epoch = await self._thread.seek_all(starts)
-        self._outstanding.clear()
+        self._fetch_room.clear()
         self._room.set()
         self.ownership.opened(epoch)
         logger.info("started at %s", {f"{tp.topic}-{tp.partition}": offset for tp, offset in starts.items()})

@@ -51,19 +51,23 @@ class JsonDecoder:
         try:
             return Decoded(self._decoder.decode(record.value or b""), 1)
         except msgspec.MsgspecError as error:
-            return DeadLetter(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                append_time_ms=record.append_time_ms,
-                key=record.key,
-                value=record.value,
-                schema_id=None,
-                stage=Stage.DECODE,
-                reason=Reason.UNDECODABLE,
-                detail=str(error),
-                first_seen_ms=record.append_time_ms,
-            )
+            return self.refused(record, str(error))
+
+    def refused(self, record: Record, detail: str) -> DeadLetter:
+        """Return the letter of a record that is not decoded."""
+        return DeadLetter(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            append_time_ms=record.append_time_ms,
+            key=record.key,
+            value=record.value,
+            schema_id=None,
+            stage=Stage.DECODE,
+            reason=Reason.UNDECODABLE,
+            detail=detail,
+            first_seen_ms=record.append_time_ms,
+        )
 
 
 @dataclass

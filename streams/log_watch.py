@@ -1,0 +1,95 @@
+"""Notices that a topic became another log under a running worker: recreated, or with more partitions.
+
+Offsets of the old log mean nothing in the new one, and its keys lie in other partitions, so nothing of it may be
+applied to states of the old. Kafka tells a consumer neither.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from schemas.errors import BrokerUnavailableError, TopicError
+from schemas.topics import TopicInfo
+from streams.errors import LogEpochError
+from streams.ports import Clock, Offsets
+
+logger = logging.getLogger(__name__)
+
+URGENT_INTERVAL_S = 1.0
+MISSED_CHECKS_MAX = 2  # a broker that has just started may not know a topic for a moment
+
+
+class LogWatch:
+    """Compares the topics with what they were when their partitions were assigned.
+
+    Args:
+        interval_s: time between two comparisons.
+    """
+
+    def __init__(self, offsets: Offsets, *, interval_s: float, clock: Clock) -> None:
+        self._offsets = offsets
+        self._interval_s = interval_s
+        self._clock = clock
+        self._expected: Mapping[str, TopicInfo] = {}
+        self._checked_s = clock.monotonic_s()
+        self._missed = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    def expect(self, logs: Mapping[str, TopicInfo]) -> None:
+        """Learn what the topics are now."""
+        self._expected = dict(logs)
+        self._missed = 0
+        self._checked_s = self._clock.monotonic_s()
+
+    async def check_if_due(self) -> None:
+        """Compare when the interval has passed.
+
+        Raises:
+            LogEpochError: a topic is another log.
+        """
+        await self._check_after(self._interval_s)
+
+    async def check_soon(self) -> None:
+        """Compare because something looks as if a topic had changed; at most once a second.
+
+        Raises:
+            LogEpochError: a topic is another log.
+        """
+        await self._check_after(min(self._interval_s, URGENT_INTERVAL_S))
+
+    async def check_now(self) -> None:
+        """Compare.
+
+        Raises:
+            LogEpochError: a topic is another log.
+        """
+        await self._check_after(0.0, misses_max=1)
+
+    async def _check_after(self, interval_s: float, misses_max: int = MISSED_CHECKS_MAX) -> None:
+        async with self._one_at_a_time:
+            if self._clock.monotonic_s() - self._checked_s < interval_s or not self._expected:
+                return
+            self._checked_s = self._clock.monotonic_s()
+            await self._check(self._expected, misses_max)
+
+    async def _check(self, expected: Mapping[str, TopicInfo], misses_max: int) -> None:
+        try:
+            logs = await self._offsets.logs(sorted(expected))
+        except BrokerUnavailableError as error:
+            logger.warning("the topics could not be looked at: %s", error)
+            return
+        except TopicError as error:
+            self._missed += 1
+            if self._missed < misses_max or self._expected is not expected:
+                return
+            raise LogEpochError(
+                f"A topic is gone that this worker was reading: {error.message}",
+                hint="If it was deleted to be created anew: rebuild the states by a replay of the new log, or give it "
+                "a Feast project of its own (feast.project).",
+            ) from error
+        self._missed = 0
+        if self._expected is not expected:
+            return  # assigned anew in the meantime, and compared there
+        for topic, info in expected.items():
+            if logs[topic].log_epoch != info.log_epoch:
+                raise LogEpochError.of(topic, was=info.log_epoch, now=logs[topic].log_epoch)
