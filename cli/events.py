@@ -16,13 +16,14 @@ from rich.text import Text
 
 from cli.context import invocation, progress_console
 from cli.interrupts import stop_requests
+from config.errors import ShopstreamError
 from config.settings import Settings
 from schemas.codec import Codec
 from schemas.dead_letter import DeadLetter
 from schemas.encoder import read_letter
 from schemas.errors import EncodeError
 from schemas.event import DEAD_LETTERS_TOPIC, EVENT_TOPICS, Record
-from schemas.kafka_client import broker_unavailable, client_settings
+from schemas.kafka_client import access_error, broker_unavailable, client_settings
 from schemas.registry import RegistryClient
 from schemas.topics import TopicInfo, describe_topics
 
@@ -206,12 +207,17 @@ def _records(
             messages = consumer.consume(_RECORDS_AT_ONCE, timeout=_POLL_S)
             failed = [message.error() for message in messages if message.error() is not None]
             if failed:
-                raise broker_unavailable(settings.kafka, failed[0].str())
+                raise _failure(settings, failed[0])
             yield [_record(message) for message in messages]
     except KafkaException as error:
-        raise broker_unavailable(settings.kafka, error.args[0].str()) from error
+        raise _failure(settings, error.args[0]) from error
     finally:
         consumer.close()
+
+
+def _failure(settings: Settings, error: Any) -> ShopstreamError:
+    refusal = access_error(error, settings.kafka, "to read the topics")
+    return refusal or broker_unavailable(settings.kafka, error.str())
 
 
 def _record(message: Any) -> Record:

@@ -1,7 +1,8 @@
 """Errors of the settings.
 
 ShopstreamError          root of every error a user may see; carries what to do next
-└── SettingsError        a settings file, variable or flag cannot be used
+├── SettingsError        a settings file, variable or flag cannot be used
+└── AccessDeniedError    a service refuses us: trying again cannot help
 """
 
 
@@ -24,3 +25,7 @@ class ShopstreamError(Exception):
 
 class SettingsError(ShopstreamError):
     """A settings file, an environment variable or a flag holds something that cannot be used."""
+
+
+class AccessDeniedError(ShopstreamError):
+    """A service refuses our login, our certificate or our rights, or we its certificate: only a person can mend it."""

@@ -39,7 +39,7 @@ def process_addresses() -> Addresses:
     settings = load_settings()
     return Addresses(
         project=settings.feast.project,
-        redis_url=settings.redis.url.get_secret_value(),
+        redis_url=settings.redis.connection_url.get_secret_value(),
         redis_timeout_s=settings.redis.timeout_s,
         registry_path=settings.feast_registry_path,
     )

@@ -4,12 +4,16 @@ The client library is imported when it is first used: it is half of what startin
 """
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from feature_repo.errors import OnlineStoreError
+from config.security import split_login, tls_refusal
+from feature_repo.errors import OnlineStoreAccessError, OnlineStoreError
+
+_MISSING_RIGHT = re.compile(r"no permissions?|NOPERM|ACL failure|can't access|cannot access", re.IGNORECASE)
 
 
 class RedisConnections:
@@ -18,7 +22,8 @@ class RedisConnections:
     A client of asyncio belongs to the loop that it was made in: a new loop gets a new one.
 
     Args:
-        url: redis://[user:password@]host:port/db, rediss:// or unix://.
+        url: redis://[user:password@]host:port/db, rediss:// or unix://; certificates are options of the client in
+            its query (`config.services.RedisSettings.connection_url`).
         timeout_s: how long an answer may take.
         cluster: whether the server is a Redis Cluster.
     """
@@ -37,9 +42,9 @@ class RedisConnections:
 
     @property
     def address(self) -> str:
-        """The URL without its password, for messages."""
+        """The URL without its secrets, for messages."""
         parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
     def blocking(self) -> Any:
         """Return the client for code without a loop."""
@@ -80,25 +85,56 @@ class RedisConnections:
                 return kind.from_url(self._url, **self._options)
             except ValueError as error:
                 raise OnlineStoreError(
-                    f"redis.url cannot be used: {error}.", hint="It looks like redis://[user:password@]host:6379/0."
-                ) from error
+                    f"redis.url cannot be used ({type(error).__name__}).",  # whose text may quote the password
+                    hint="It looks like redis://[user:password@]host:6379/0.",
+                ) from None
 
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn what the client raises into an OnlineStoreError that says what to do."""
-        from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+        from redis.exceptions import RedisError
 
         try:
             yield
-        except (OutOfMemoryError, ResponseError) as error:
-            if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
-                raise OnlineStoreError(
-                    f"Redis at {self.address} is full, so nothing more was written.",
-                    hint="Raise its maxmemory or remove keys. Do not let it evict: a lost state is a wrong feature.",
-                ) from error
-            raise OnlineStoreError(f"Redis at {self.address} refused a command: {error}.") from error
         except (RedisError, OSError) as error:
-            raise OnlineStoreError(
-                f"Redis at {self.address} does not answer: {str(error).rstrip('.')}.",
-                hint="Is it running (`shopstream stack status`), and does redis.url name it?",
-            ) from error
+            raise self._in_words(error) from error
+
+    def _in_words(self, error: Exception) -> OnlineStoreError:
+        from redis.exceptions import AuthenticationError, AuthorizationError, OutOfMemoryError, ResponseError
+
+        said = str(error).rstrip(". ")
+        if isinstance(error, AuthenticationError | AuthorizationError):
+            return OnlineStoreAccessError(
+                f"Redis at {self.address} refused the login of {self._user}: {said}.",
+                hint="Check redis.username and redis.password.",
+            )
+        if isinstance(error, OutOfMemoryError) or said.startswith("OOM"):
+            return OnlineStoreError(
+                f"Redis at {self.address} is full, so nothing more was written.",
+                hint="Raise its maxmemory or remove keys. Do not let it evict: a lost state is a wrong feature.",
+            )
+        if isinstance(error, ResponseError):
+            return self._refused(said)
+        refusal = tls_refusal(error)
+        if refusal is not None:
+            return OnlineStoreAccessError(
+                f"Redis at {self.address} could not be connected to by TLS: {refusal}.",
+                hint="Check redis.ca_file, redis.certificate_file and redis.key_file, and the host name in redis.url.",
+            )
+        return OnlineStoreError(
+            f"Redis at {self.address} does not answer: {said}.",
+            hint="Is it running (`shopstream stack status`), and does redis.url name it?",
+        )
+
+    def _refused(self, said: str) -> OnlineStoreError:
+        if _MISSING_RIGHT.search(said):
+            return OnlineStoreAccessError(
+                f"Redis at {self.address} does not allow {self._user} a command: {said}.",
+                hint="Add it to the user's ACL rule: docs/how-to/secure-connections.md lists the least rights.",
+            )
+        return OnlineStoreError(f"Redis at {self.address} refused a command: {said}.")
+
+    @property
+    def _user(self) -> str:
+        name = split_login(self._url).username
+        return f"user {name}" if name else "the default user"

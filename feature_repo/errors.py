@@ -2,6 +2,7 @@
 
 FeatureRepoError             root
 ├── OnlineStoreError         Redis does not answer, is full, or refuses what was asked of it
+│   ├── OnlineStoreAccessError   it refuses us, or we its certificate: trying again cannot help
 │   └── StateBytesError      bytes in the online store, or on their way to it, are not a state
 ├── AmbiguousStateError      features were asked for in a way that confuses the states of both topics
 └── RegistryError            the Feast registry cannot be read or written
@@ -9,7 +10,7 @@ FeatureRepoError             root
     └── NotAppliedError      the registry does not hold our definitions yet
 """
 
-from config.errors import ShopstreamError
+from config.errors import AccessDeniedError, ShopstreamError
 
 
 class FeatureRepoError(ShopstreamError):
@@ -18,6 +19,10 @@ class FeatureRepoError(ShopstreamError):
 
 class OnlineStoreError(FeatureRepoError):
     """Redis does not answer, is full, or refuses what was asked of it."""
+
+
+class OnlineStoreAccessError(OnlineStoreError, AccessDeniedError):
+    """Redis refuses our login, certificate or rights, or shows a certificate that we do not trust."""
 
 
 class StateBytesError(OnlineStoreError):

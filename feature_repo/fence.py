@@ -91,7 +91,7 @@ class FenceStore:
         Raises:
             SettingsError: no Redis is set.
         """
-        url = settings.require("redis").redis.url.get_secret_value()
+        url = settings.require("redis").redis.connection_url.get_secret_value()
         connections = RedisConnections(url, timeout_s=settings.redis.timeout_s)
         return cls(connections, settings.feast.project)
 

@@ -120,7 +120,7 @@ def _repo_config(settings: Settings) -> Any:
     raw = yaml.safe_load(_YAML.read_text())
     raw["project"] = settings.feast.project
     raw["registry"]["path"] = str(settings.feast_registry_path)
-    raw["online_store"] |= {"redis_url": settings.redis.url, "timeout_s": settings.redis.timeout_s}
+    raw["online_store"] |= {"redis_url": settings.redis.connection_url, "timeout_s": settings.redis.timeout_s}
     config = RepoConfig(**raw)
     config.repo_path = settings.lake_path  # what the batch sources' tables are below
     return config

@@ -2,6 +2,7 @@
 
 SchemasError
 ├── RegistryUnavailableError     the schema registry does not answer: wait, and try again
+├── RegistryAccessError          it refuses us, or we its certificate: trying again cannot help
 ├── RegistryRefusedError         the schema registry answered no
 │   ├── UnknownSchemaIdError     it has no schema of that id
 │   ├── UnknownSubjectError      it has no such subject, or not that schema under it
@@ -10,12 +11,13 @@ SchemasError
 ├── UnresolvedSchemaError        `decode` before `resolve`: a mistake of the caller
 ├── EncodeError                  an event that its schema cannot hold
 ├── BrokerUnavailableError       Kafka does not answer
+├── BrokerAccessError            it refuses us, or we its certificate: trying again cannot help
 ├── TopicError                   a topic is missing or is not what the system needs
 │   └── TopicNotSeenError        it exists, but not for the broker that was asked
 └── DeliveryError                events were handed over but not stored by the broker
 """
 
-from config.errors import ShopstreamError
+from config.errors import AccessDeniedError, ShopstreamError
 
 
 class SchemasError(ShopstreamError):
@@ -24,6 +26,10 @@ class SchemasError(ShopstreamError):
 
 class RegistryUnavailableError(SchemasError):
     """The schema registry did not answer, or failed itself (5xx, 429): nothing is known about the schema."""
+
+
+class RegistryAccessError(SchemasError, AccessDeniedError):
+    """The schema registry refuses our login, certificate or rights, or shows a certificate that we do not trust."""
 
 
 class RegistryRefusedError(SchemasError):
@@ -60,6 +66,10 @@ class EncodeError(SchemasError):
 
 class BrokerUnavailableError(SchemasError):
     """No Kafka broker answered in time."""
+
+
+class BrokerAccessError(SchemasError, AccessDeniedError):
+    """Kafka refuses our login, certificate or rights, or shows a certificate that we do not trust."""
 
 
 class TopicError(SchemasError):

@@ -9,7 +9,7 @@ from config.settings import Settings
 from schemas.encoder import Encoder
 from schemas.errors import DeliveryError
 from schemas.event import EVENT_TOPICS, Event
-from schemas.kafka_client import MESSAGE_BYTES_MAX, broker_unavailable, client_settings
+from schemas.kafka_client import MESSAGE_BYTES_MAX, Refusals, broker_unavailable, client_settings, cluster_metadata
 from schemas.registry import RegistryClient
 
 _QUEUE_FULL_WAIT_S = 0.05
@@ -44,10 +44,11 @@ class EventProducer:
         UnknownSubjectError: a schema is not registered.
         RegistryUnavailableError: the schema registry does not answer.
         BrokerUnavailableError: Kafka does not answer within `kafka.timeout_s`.
+        BrokerAccessError, RegistryAccessError: one of them does not let us in.
     """
 
     def __init__(self, settings: Settings) -> None:
-        from confluent_kafka import KafkaException, Producer
+        from confluent_kafka import Producer
 
         settings.require("kafka", "registry")
         self._settings = settings
@@ -58,8 +59,9 @@ class EventProducer:
             registry.close()
         self._failed_count = 0
         self._first_failure = ""
+        refusals = Refusals(settings.kafka)
         self._producer: Any = Producer(
-            client_settings(settings.kafka)
+            client_settings(settings.kafka, refusals)
             | {
                 "enable.idempotence": True,
                 "acks": "all",
@@ -70,10 +72,7 @@ class EventProducer:
                 "on_delivery": self._note_failure,
             }
         )
-        try:
-            self._producer.list_topics(timeout=settings.kafka.timeout_s)
-        except KafkaException as error:
-            raise broker_unavailable(settings.kafka, error.args[0].str()) from error
+        cluster_metadata(self._producer, settings.kafka, refusals)
 
     def send(self, topic: str, event: Event, on_delivery: OnDelivery | None = None) -> None:
         """Hand over one event, keyed by its user. Rules are not checked here: `schemas.models` does that.

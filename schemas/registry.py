@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
+from config.security import UNSET, tls_refusal
 from config.services import RegistrySettings
 from schemas.encoder import subject_of
 from schemas.errors import (
     IncompatibleSchemaError,
+    RegistryAccessError,
     RegistryRefusedError,
     RegistryUnavailableError,
     UnknownSchemaIdError,
@@ -21,7 +22,8 @@ SCHEMA_ID_MAX: Final = 2**31 - 1  # ids are signed in the API; a frame has room 
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _OVERLOADED: Final = frozenset({408, 429})
-_DENIED: Final = frozenset({401, 403})
+_UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
 _SERVER_ERROR: Final = 500
 
 T = TypeVar("T")
@@ -41,16 +43,23 @@ class RegistryClient:
 
     Raises (every method):
         RegistryUnavailableError: no answer within `timeout_s`, or the registry itself failed.
+        RegistryAccessError: it refuses our login or certificate, or we its certificate.
         RegistryRefusedError: it answered no; the subclass tells why.
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
-        self._address = _without_password(settings.url)
+        self._address, self._user, password = settings.address  # a URL with a password would be logged by the client
         self._client: Any = SchemaRegistryClient(
-            # a cached `latest` would hide a version that somebody else registered
-            {"url": settings.url, "timeout": settings.timeout_s, "max.retries": 0, "cache.latest.ttl.sec": 0}
+            {
+                "url": self._address,
+                "timeout": settings.timeout_s,
+                "max.retries": 0,
+                "cache.latest.ttl.sec": 0,  # a cached `latest` would hide a version that somebody else registered
+                **({"basic.auth.user.info": f"{self._user}:{password}"} if self._user or password else {}),
+                **_certificates(settings),
+            }
         )
 
     def fetch(self, schema_id: int) -> str:
@@ -105,8 +114,8 @@ class RegistryClient:
             return []
         return [self._numbered(subject, number) for number in sorted(numbers)]
 
-    def compatibility(self, subject: str) -> str:
-        """Return the level that applies to a subject: its own, else the registry's."""
+    def compatibility(self, subject: str | None = None) -> str:
+        """Return the level that applies to a subject: its own, else the registry's; the latter without a subject."""
         try:
             return self._level(subject)
         except UnknownSubjectError:
@@ -136,6 +145,13 @@ class RegistryClient:
         try:
             return request()
         except httpx.HTTPError as error:
+            refusal = tls_refusal(error)
+            if refusal is not None:
+                raise RegistryAccessError(
+                    f"The schema registry at {self._address} could not be connected to by TLS: {refusal}.",
+                    hint="Check registry.ca_file, registry.certificate_file and registry.key_file, and the host name "
+                    "in registry.url.",
+                ) from error
             raise self._unavailable(f"does not answer ({type(error).__name__})") from error
         except SchemaRegistryError as error:
             raise self._refused(error.http_status_code, str(error.error_message)) from error
@@ -144,11 +160,22 @@ class RegistryClient:
                 f"gave an answer that is not a schema registry's ({type(error).__name__})"
             ) from error
 
-    def _refused(self, status: int, message: str) -> RegistryUnavailableError | RegistryRefusedError:
+    def _refused(
+        self, status: int, message: str
+    ) -> RegistryUnavailableError | RegistryAccessError | RegistryRefusedError:
         if status >= _SERVER_ERROR or status in _OVERLOADED:
             return self._unavailable(f"failed with HTTP {status} ({message})")
-        if status in _DENIED:
-            return self._unavailable(f"does not let us in (HTTP {status})")
+        who = f"user {self._user}" if self._user else "us, who gave no user"
+        if status == _UNAUTHORIZED:
+            return RegistryAccessError(
+                f"The schema registry at {self._address} does not let in {who} (HTTP {status}).",
+                hint="Check registry.username and registry.password.",
+            )
+        if status == _FORBIDDEN:
+            return RegistryAccessError(
+                f"The schema registry at {self._address} does not allow {who} what was asked (HTTP {status}).",
+                hint="Grant the right, or check registry.username and registry.certificate_file.",
+            )
         if status == _NOT_FOUND:
             return UnknownSubjectError(f"The schema registry does not know it: {message}")
         if status == _CONFLICT:
@@ -193,6 +220,13 @@ def _version(found: Any) -> RegisteredVersion:
     return RegisteredVersion(found.subject, int(found.version), int(found.schema_id), found.schema.schema_str)
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _certificates(settings: RegistrySettings) -> dict[str, str]:
+    files = {
+        "ssl.ca.location": settings.ca_file,
+        "ssl.certificate.location": settings.certificate_file,
+        "ssl.key.location": settings.key_file,
+    }
+    options = {name: str(path) for name, path in files.items() if path != UNSET}
+    if settings.key_password.get_secret_value():
+        options["ssl.key.password"] = settings.key_password.get_secret_value()
+    return options

@@ -8,7 +8,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.encoder import Encoder
 from schemas.errors import EncodeError
 from schemas.event import DEAD_LETTERS_TOPIC
-from schemas.kafka_client import MESSAGE_BYTES_MAX, client_settings
+from schemas.kafka_client import MESSAGE_BYTES_MAX, Refusals, access_error, client_settings
 from schemas.registry import RegistryClient
 from sinks.errors import LetterNotPublishedError
 
@@ -37,6 +37,7 @@ class DeadLetterTopic:
             registry.close()
         self._bytes_max = settings.events.letter_value_bytes_max
         self._kafka = settings.kafka
+        self._refusals = Refusals(settings.kafka)
         self._producer: Any = None
 
     def write(self, letters: Sequence[DeadLetter]) -> None:
@@ -47,6 +48,7 @@ class DeadLetterTopic:
 
         Raises:
             LetterNotPublishedError: some were not acknowledged within `kafka.timeout_s`.
+            BrokerAccessError: the broker does not let us in, or not write them.
         """
         for first in range(0, len(letters), LETTERS_AT_ONCE):
             self._publish(letters[first : first + LETTERS_AT_ONCE])
@@ -58,11 +60,11 @@ class DeadLetterTopic:
     def _publish(self, letters: Sequence[DeadLetter]) -> None:
         from confluent_kafka import KafkaException
 
-        failures: list[str] = []
+        failures: list[Any] = []
 
         def on_delivery(error: Any, _message: Any) -> None:
             if error is not None:
-                failures.append(error.str())
+                failures.append(error)
 
         try:
             producer = self._connected()
@@ -74,7 +76,8 @@ class DeadLetterTopic:
             why = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             raise self._failed(f"{len(letters)} dead letters could not be sent ({why})") from error
         if failures or left_count:
-            why = failures[0] if failures else f"no answer within {self._kafka.timeout_s:g} s"
+            self._check_access(failures)
+            why = failures[0].str() if failures else f"no answer within {self._kafka.timeout_s:g} s"
             raise self._failed(f"{len(failures) + left_count} of {len(letters)} dead letters were not stored ({why})")
 
     def _connected(self) -> Any:
@@ -82,7 +85,7 @@ class DeadLetterTopic:
 
         if self._producer is None:
             self._producer = Producer(
-                client_settings(self._kafka)
+                client_settings(self._kafka, self._refusals)
                 | {
                     "enable.idempotence": True,
                     "acks": "all",
@@ -93,6 +96,13 @@ class DeadLetterTopic:
                 }
             )
         return self._producer
+
+    def _check_access(self, failures: Sequence[Any]) -> None:
+        self._refusals.check()
+        for error in failures:
+            refusal = access_error(error, self._kafka, f"to write topic {DEAD_LETTERS_TOPIC}")
+            if refusal is not None:
+                raise refusal
 
     def _failed(self, what: str) -> LetterNotPublishedError:
         # What is left in the queue would come out during the next try, which sends the same letters again.

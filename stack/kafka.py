@@ -3,7 +3,8 @@
 import base64
 import subprocess
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack.artifacts import Installed
@@ -57,13 +58,20 @@ _LAPTOP_SETTINGS = {
 
 @dataclass(frozen=True)
 class Kafka:
-    """The broker."""
+    """The broker.
+
+    Attributes:
+        settings: more lines of `server.properties`; they win over ours.
+        client: settings of librdkafka with which the broker can be asked whether it is well.
+    """
 
     name: str = "kafka"
     title: str = "Kafka"
     needs_artifacts: bool = True
     start_timeout_s: float = 90.0
     stop_timeout_s: float = 30.0
+    settings: Mapping[str, str] = field(default_factory=dict)
+    client: Mapping[str, str] = field(default_factory=dict)
 
     def marker(self, folders: Folders) -> str:
         """Return the argument by which a process is known as this stack's own."""
@@ -130,7 +138,8 @@ class Kafka:
         from confluent_kafka.admin import AdminClient
 
         # log_level 0: librdkafka would report every refused connection on stderr while we are waiting
-        client = AdminClient({"bootstrap.servers": self.address(ports), "log_level": 0, "socket.timeout.ms": 5_000})
+        quiet = {"log_level": 0, "socket.timeout.ms": 5_000}
+        client = AdminClient({"bootstrap.servers": self.address(ports), **quiet, **self.client})
         try:
             brokers = client.list_topics(timeout=timeout_s).brokers
         except KafkaException as error:
@@ -170,4 +179,5 @@ class Kafka:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": "kafka/log",  # relative to the process's folder: a comma or space in the home does not matter
         }
-        return "".join(f"{key}={value}\n" for key, value in {**own, **BROKER_SETTINGS, **_LAPTOP_SETTINGS}.items())
+        lines = {**own, **BROKER_SETTINGS, **_LAPTOP_SETTINGS, **self.settings}
+        return "".join(f"{key}={value}\n" for key, value in lines.items())

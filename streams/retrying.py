@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import tenacity
 
-from config.errors import ShopstreamError
+from config.errors import AccessDeniedError, ShopstreamError
 from features.versioning import VersionConflictError
 from streams.errors import SinkFailedError, StreamError
 from streams.metrics import WorkerMetrics
@@ -48,7 +48,7 @@ class SinkRetry:
         Raises:
             SinkFailedError: all tries failed.
             AbandonedError: the partitions are being given away.
-            VersionConflictError: at once, because a repetition of the same write cannot succeed.
+            VersionConflictError, AccessDeniedError: at once, because a repetition of the same call cannot succeed.
         """
         limit = self._attempts if attempts is None else attempts
 
@@ -69,7 +69,7 @@ class SinkRetry:
         )
         try:
             return await retrying(call)
-        except (VersionConflictError, StreamError):
+        except (VersionConflictError, StreamError, AccessDeniedError):
             raise
         except ShopstreamError as error:
             if self._abandoned():
@@ -81,4 +81,6 @@ class SinkRetry:
 
 
 def _worth_repeating(error: BaseException) -> bool:
-    return isinstance(error, ShopstreamError) and not isinstance(error, VersionConflictError | StreamError)
+    return isinstance(error, ShopstreamError) and not isinstance(
+        error, VersionConflictError | StreamError | AccessDeniedError
+    )

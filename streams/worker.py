@@ -13,11 +13,12 @@ from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
+from feature_repo.partition_owners import PartitionOwners
 from feature_repo.states import StateStore
 from schemas.codec import Codec
-from schemas.event import CLICKS_TOPIC, DEAD_LETTERS_TOPIC
+from schemas.event import CLICKS_TOPIC, DEAD_LETTERS_TOPIC, EVENT_TOPICS
 from schemas.registry import RegistryClient, register_own_schemas
-from schemas.topics import describe_topics, verify_topics
+from schemas.topics import check_group_rights, check_rights, describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
 from sinks.lake import LakeSink
 from sinks.online import OnlineSink
@@ -26,6 +27,7 @@ from streams.clock import SystemClock
 from streams.endpoint import MetricsEndpoint
 from streams.faust_app import FeatureApp
 from streams.kafka_offsets import KafkaOffsets
+from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
@@ -44,11 +46,15 @@ def build_app(
         SettingsError: a service has no address.
         TopicError: an event topic is missing, or keeps the producers' timestamps.
         BrokerUnavailableError, OnlineStoreError, RegistryError: a service does not answer.
+        AccessDeniedError: a service does not let us in, or not do what a worker does.
     """
     settings.require("kafka", "registry", "redis")
     if not debug:
         _log_expected_failures_in_a_sentence()
-    verify_topics(describe_topics(settings))
+    topics = describe_topics(settings)
+    verify_topics(topics)
+    check_rights(settings, topics, {**dict.fromkeys(EVENT_TOPICS, "READ"), DEAD_LETTERS_TOPIC: "WRITE"})
+    check_group_rights(settings)
     apply_definitions(settings)
     clock = SystemClock()
     registry = CollectorRegistry()
@@ -74,14 +80,18 @@ def build_app(
             letters=ThreadedLetters(letters),
         )
     )
-    loop = BatchLoop(settings.worker, CodecDecoder(codec), sinks, metrics, clock)
+    offsets = KafkaOffsets(settings, lambda: app.batch_consumer)
+    log_watch = LogWatch(offsets, interval_s=settings.worker.log_check_interval_s, clock=clock)
+    loop = BatchLoop(settings.worker, CodecDecoder(codec), sinks, metrics, clock, log_watch=log_watch)
     owner = PartitionOwner(
         loop,
         settings.worker,
-        offsets=KafkaOffsets(settings, lambda: app.batch_consumer),
+        offsets=offsets,
         fences=sinks.fences,
         metrics=metrics,
         clock=clock,
+        owners=PartitionOwners.beside(store),
+        log_watch=log_watch,
     )
     endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs

@@ -11,7 +11,7 @@ from schemas.errors import UnknownSubjectError
 from schemas.event import EVENT_TOPICS
 from schemas.producer import EventProducer
 from schemas.registry import RegistryClient, register_own_schemas
-from schemas.topics import TopicInfo, ensure_topics
+from schemas.topics import TopicInfo, check_rights, ensure_topics
 from traffic.broken import BrokenWriter, foreign_schemas
 from traffic.errors import SendError
 from traffic.pacing import Pacer
@@ -104,6 +104,7 @@ def open_sender(settings: Settings, log: SentLog, *, broken: bool) -> Iterator[S
         SchemasError: the broker or the registry does not answer, or refuses; on leaving: not everything was stored.
     """
     topics = ensure_topics(settings)
+    check_rights(settings, topics, dict.fromkeys(EVENT_TOPICS, "WRITE"))
     registry = RegistryClient(settings.registry)
     try:
         encoder = _registered_encoder(registry)

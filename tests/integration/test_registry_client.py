@@ -11,6 +11,7 @@ import pytest
 from config.services import RegistrySettings
 from schemas.errors import (
     IncompatibleSchemaError,
+    RegistryAccessError,
     RegistryRefusedError,
     RegistryUnavailableError,
     UnknownSchemaIdError,
@@ -76,7 +77,6 @@ CALLS: list[Callable[[RegistryClient], object]] = [
         (500, '{"error_code": 500, "message": "boom"}', r"failed with HTTP 500 \(boom\)"),
         (503, "busy", "failed with HTTP 503"),
         (429, "{}", "failed with HTTP 429"),
-        (401, "{}", r"does not let us in \(HTTP 401\)"),
         (200, "<html>a proxy</html>", "gave an answer that is not a schema registry's"),
     ],
 )
@@ -90,6 +90,22 @@ def test_nothing_is_known_when_the_registry_fails(
     ):
         call(made)
     assert raised.value.hint
+    assert len(asked) == 1, "no retries of its own"
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, r"does not let in user app \(HTTP 401\)"), (403, r"does not allow user app .*HTTP 403")]
+)
+def test_a_refusal_is_told_apart_from_an_outage(
+    call: Callable[[RegistryClient], object], status: int, words: str
+) -> None:
+    with registry(status, "{}") as (url, asked):
+        with_login = url.replace("http://", "http://app:secret@")
+        with client(with_login) as made, pytest.raises(RegistryAccessError, match=words) as raised:
+            call(made)
+    assert "registry.username" in raised.value.hint
+    assert "secret" not in str(raised.value)
     assert len(asked) == 1, "no retries of its own"
 
 
