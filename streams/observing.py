@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from config.settings import Settings
 from schemas.errors import BrokerUnavailableError
 from schemas.event import EVENT_TOPICS
-from schemas.kafka_client import client_settings
+from schemas.kafka_client import access_error, client_settings
 from schemas.topics import describe_topics
 from streams.ports import TopicPartition
 
@@ -75,6 +75,7 @@ class GroupLags:
 
     Raises:
         BrokerUnavailableError: Kafka does not answer.
+        BrokerAccessError: it does not let us in, or not see this.
         TopicError: an event topic does not exist.
     """
 
@@ -105,7 +106,10 @@ class GroupLags:
         try:
             return retrying(self._ask)
         except (KafkaException, TimeoutError) as error:
-            raise BrokerUnavailableError(
+            refusal = isinstance(error, KafkaException) and access_error(
+                error.args[0], self._settings.kafka, f"to see the consumer group {self._settings.worker.group_id}"
+            )
+            raise refusal or BrokerUnavailableError(
                 f"Kafka at {self._settings.kafka.bootstrap_servers} did not tell the group's offsets ({error}).",
                 hint="Check it with `shopstream doctor`.",
             ) from error
