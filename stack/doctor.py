@@ -12,7 +12,11 @@ from typing import Any
 
 import psutil
 
+from config.errors import ShopstreamError
+from config.security import tls_refusal
 from config.settings import Settings
+from schemas.kafka_client import Refusals, client_settings, cluster_metadata
+from schemas.registry import RegistryClient
 from stack.artifacts import files_folder, pinned, sha256_of
 from stack.embedded import EmbeddedStack
 from stack.ownership import embedded_services, stack_of
@@ -159,65 +163,78 @@ def _stack(stack: EmbeddedStack, embedded: frozenset[str]) -> Finding:
 
 
 def topic_names(settings: Settings) -> set[str]:
-    """Return the names of the topics that exist; none if the broker does not answer."""
-    from confluent_kafka import KafkaException
+    """Return the names of the topics that exist; none if the broker does not answer, or not us."""
+    try:
+        return set(_metadata(settings).topics)
+    except ShopstreamError:
+        return set()
+
+
+def _metadata(settings: Settings) -> Any:
     from confluent_kafka.admin import AdminClient
 
-    try:
-        client = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0})
-        return set(client.list_topics(timeout=settings.kafka.timeout_s).topics)
-    except KafkaException:
-        return set()
+    refusals = Refusals(settings.kafka)
+    return cluster_metadata(AdminClient(client_settings(settings.kafka, refusals)), settings.kafka, refusals)
 
 
 def _kafka(settings: Settings) -> Finding:
     address = settings.kafka.bootstrap_servers
     if not address:
         return Finding("kafka", Verdict.SKIPPED, "has no address", "Start one with `shopstream stack up`.")
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
     try:
-        client = AdminClient({"bootstrap.servers": address, "log_level": 0})
-        brokers = client.list_topics(timeout=settings.kafka.timeout_s).brokers
-    except KafkaException as error:
-        hint = "Run `shopstream stack up`, or correct kafka.bootstrap_servers."
-        return Finding("kafka", Verdict.FAILED, f"no answer from {address}: {error.args[0].str()}", hint)
-    return Finding("kafka", Verdict.OK, f"{address}, {len(brokers)} broker{'s' if len(brokers) > 1 else ''}")
+        brokers = _metadata(settings).brokers
+    except ShopstreamError as error:
+        return Finding("kafka", Verdict.FAILED, error.message, error.hint)
+    protocol = settings.kafka.security_protocol
+    how = "" if protocol == "PLAINTEXT" else f", {protocol}"
+    return Finding("kafka", Verdict.OK, f"{address}{how}, {len(brokers)} broker{'s' if len(brokers) > 1 else ''}")
 
 
 def _registry(settings: Settings) -> Finding:
-    url = settings.registry.url
-    if not url:
+    if not settings.registry.url:
         return Finding("registry", Verdict.SKIPPED, "has no address", "Start one with `shopstream stack up`.")
-    import httpx
-
+    url = settings.registry.address.url
+    client = RegistryClient(settings.registry)
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/config", timeout=settings.registry.timeout_s, trust_env=False)
-        level = answer.raise_for_status().json().get("compatibilityLevel")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        hint = "Run `shopstream stack up`, or correct registry.url."
-        return Finding("registry", Verdict.FAILED, f"no good answer from {_masked(url)}: {type(error).__name__}", hint)
+        level = client.compatibility()
+    except ShopstreamError as error:
+        return Finding("registry", Verdict.FAILED, error.message, error.hint)
+    finally:
+        client.close()
     if level != COMPATIBILITY:
-        hint = f'Set it: PUT {{"compatibility": "{COMPATIBILITY}"}} to {_masked(url)}/config.'
+        hint = f'Set it: PUT {{"compatibility": "{COMPATIBILITY}"}} to {url}/config.'
         return Finding("registry", Verdict.FAILED, f"its global compatibility is {level}, not {COMPATIBILITY}", hint)
-    return Finding("registry", Verdict.OK, f"{_masked(url)}, {level}")
+    return Finding("registry", Verdict.OK, f"{url}, {level}")
 
 
 def _redis(settings: Settings) -> Finding:
-    url = settings.redis.url.get_secret_value()
+    url = settings.redis.connection_url.get_secret_value()
     if not url:
         return Finding("redis", Verdict.SKIPPED, "has no address", "Start one with `shopstream stack up`.")
     import redis
 
-    timeout_s = settings.redis.timeout_s
+    address, timeout_s = settings.redis.address.url, settings.redis.timeout_s
     try:
         with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
             client.ping()
             information = client.info()
+    except redis.AuthenticationError as error:
+        hint = "Check redis.username and redis.password."
+        return Finding("redis", Verdict.FAILED, f"{address} refused the login: {str(error).rstrip('.')}", hint)
+    except redis.exceptions.NoPermissionError as error:
+        hint = "Add it to the user's ACL rule: docs/how-to/secure-connections.md lists the least rights."
+        return Finding("redis", Verdict.FAILED, f"{address} does not allow a command: {error}", hint)
     except (redis.RedisError, ValueError) as error:
+        refusal = tls_refusal(error)
+        if refusal is not None:
+            hint = "Check redis.ca_file, redis.certificate_file and redis.key_file, and the host name in redis.url."
+            return Finding("redis", Verdict.FAILED, f"{address} could not be connected to by TLS: {refusal}", hint)
         hint = "Run `shopstream stack up`, or correct redis.url."
-        return Finding("redis", Verdict.FAILED, f"no answer from {_masked(url)}: {type(error).__name__}", hint)
+        return Finding("redis", Verdict.FAILED, f"no answer from {address}: {type(error).__name__}", hint)
+    return _judge_redis(address, information)
+
+
+def _judge_redis(address: str, information: Mapping[str, Any]) -> Finding:
     policy, limit = information.get("maxmemory_policy"), int(information.get("maxmemory", 0))
     if policy != "noeviction":
         hint = "Set `maxmemory-policy noeviction`: an evicted state is a wrong feature."
@@ -230,9 +247,4 @@ def _redis(settings: Settings) -> Finding:
     if not int(information.get("aof_enabled", 0)):
         hint = "Set `appendonly yes`: without it a restart loses states, and a replay must restore them."
         return Finding("redis", Verdict.FAILED, "it does not write its data to disk as they come", hint)
-    return Finding("redis", Verdict.OK, f"{_masked(url)}, noeviction, append-only file")
-
-
-def _masked(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return Finding("redis", Verdict.OK, f"{address}, noeviction, append-only file")
