@@ -24,6 +24,7 @@ from schemas.encoder import read_letter
 from schemas.errors import EncodeError
 from schemas.event import DEAD_LETTERS_TOPIC, EVENT_TOPICS, Record
 from schemas.kafka_client import access_error, broker_unavailable, client_settings
+from schemas.privacy import Pseudonyms, without_quotes
 from schemas.registry import RegistryClient
 from schemas.topics import TopicInfo, describe_topics
 
@@ -66,11 +67,12 @@ def tail(
     settings = invocation(ctx).settings().require("kafka", "registry")
     infos = describe_topics(settings)
     reading = _Reading(settings, infos)
+    wanted = None if user is None else reading.shown_id(user)
     out = _Output(as_json=as_json)
     with stop_requests() as stopped, _quiet_when_nobody_reads():
         for records in _records(settings, [infos[name] for name in topics], stopped, from_beginning=from_beginning):
             for seen in reading.read(records):
-                if user is not None and seen.user_id != user:
+                if wanted is not None and seen.user_id != wanted:
                     continue
                 out.show(seen)
                 if out.count == max_count:
@@ -109,6 +111,7 @@ class _Reading:
 
     def __init__(self, settings: Settings, infos: Mapping[str, TopicInfo]) -> None:
         self._infos = infos
+        self._pseudonyms = Pseudonyms.in_use(settings.privacy)
         self._codec = Codec(
             RegistryClient(settings.registry),
             limits=settings.events,
@@ -122,13 +125,19 @@ class _Reading:
         for record in records:
             yield _published(record) if record.topic == DEAD_LETTERS_TOPIC else self._decoded(record)
 
+    def shown_id(self, user_id: str) -> str:
+        """Return the id as it is shown: its pseudonym where ids are pseudonymised."""
+        return user_id if self._pseudonyms is None else self._pseudonyms.of(user_id)
+
     def _decoded(self, record: Record) -> _Seen:
         decoded = self._codec.decode(record, self._infos[record.topic].partition_count)
         if isinstance(decoded, DeadLetter):
-            letter = {"stage": decoded.stage.value, "reason": decoded.reason.value, "detail": decoded.detail}
-            return _Seen(record, _text(record.key), decoded.schema_id, None, letter)
+            detail = (decoded if self._pseudonyms is None else without_quotes(decoded)).detail
+            letter = {"stage": decoded.stage.value, "reason": decoded.reason.value, "detail": detail}
+            return _Seen(record, self.shown_id(_text(record.key)), decoded.schema_id, None, letter)
+        user_id = self.shown_id(decoded.event.user_id)
         fields = {name: value for name, value in msgspec.structs.asdict(decoded.event).items() if value is not None}
-        return _Seen(record, decoded.event.user_id, decoded.schema_id, fields, None)
+        return _Seen(record, user_id, decoded.schema_id, fields | {"user_id": user_id}, None)
 
 
 def _published(record: Record) -> _Seen:
@@ -138,7 +147,8 @@ def _published(record: Record) -> _Seen:
     except EncodeError as error:
         return _Seen(record, _text(record.key), None, None, {"reason": "undecodable", "detail": error.message})
     fields = msgspec.structs.asdict(published.letter)
-    key, _, schema_id = fields.pop("key"), fields.pop("value"), fields.pop("schema_id")
+    key, schema_id = fields.pop("key"), fields.pop("schema_id")
+    del fields["value"], fields["dropped_bytes"]
     sizes = {"value_size_bytes": published.value_size_bytes, "value_sha256": published.value_sha256}
     return _Seen(record, _text(key), schema_id, None, {**fields, **sizes})
 

@@ -32,6 +32,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         schema_id: writer schema id of the frame, None where the frame could not be read.
         detail: what exactly is wrong, in words, with the field's name where there is one.
         first_seen_ms: when the worker first refused it, integer milliseconds UTC.
+        dropped_bytes: size of a value that is not kept (then `value` is None), because it names a user.
     """
 
     topic: str
@@ -45,3 +46,9 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     reason: Reason
     detail: str
     first_seen_ms: int
+    dropped_bytes: int | None = None
+
+    @property
+    def value_size(self) -> int | None:
+        """Bytes of the record's value, kept or not; None where there was none."""
+        return self.dropped_bytes if self.value is None else len(self.value)

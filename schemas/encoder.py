@@ -89,7 +89,7 @@ class Encoder:
             "key": None if key is None else key[:bytes_max],
             "key_size_bytes": None if key is None else len(key),
             "value": None if value is None else value[:bytes_max],
-            "value_size_bytes": None if value is None else len(value),
+            "value_size_bytes": letter.value_size,
             "value_sha256": None if value is None else hashlib.sha256(value).hexdigest(),
             "schema_id": letter.schema_id,
             "stage": letter.stage.value,

@@ -10,10 +10,17 @@ Without the key nobody can compute them, nor confirm a guess; with it anybody ca
 import hashlib
 from typing import Final, Self
 
+import msgspec
+
 from config.errors import SettingsError
 from config.privacy import PrivacySettings
+from schemas.dead_letter import DeadLetter, Reason
 
 PSEUDONYM_PREFIX: Final = "psn_"
+NOT_KEPT: Final = "What exactly is wrong is not kept: it may quote what identifies a user, and ids are pseudonymised."
+
+# the words of these may quote what a record holds; all others name fields, numbers and offsets only
+_QUOTING: Final = frozenset({Reason.INVALID_VALUE, Reason.UNDECODABLE})
 
 _DIGEST_BYTES: Final = 16
 _SUBJECT_PERSON: Final = b"shopstream-erase"
@@ -87,3 +94,8 @@ class Pseudonyms:
         hashed = self._subject.copy()
         hashed.update(pseudonym.encode())
         return hashed.hexdigest()
+
+
+def without_quotes(letter: DeadLetter) -> DeadLetter:
+    """Return a letter whose words quote nothing of its record; key and value are as they were."""
+    return msgspec.structs.replace(letter, detail=NOT_KEPT) if letter.reason in _QUOTING else letter

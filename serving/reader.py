@@ -14,6 +14,7 @@ from feature_repo.opening import feature_service, open_feature_store
 from features.catalog import FEATURES, ON_DEMAND_VIEW, STATUS_FIELDS, VIEWS
 from features.state import decode, read_trailer
 from schemas.partitioner import partition_of
+from schemas.privacy import Pseudonyms
 from serving.errors import UnreadableStateError
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class FeatureReader:
         fences: tells which partitions are being rebuilt or halted; asked at most once a second.
         stale_after_ms: age from which a view is STALE.
         clock_ms: wall clock.
+        pseudonyms: what user ids are stored under; None where they are stored as they are. Ids are asked for, and
+            answered, as they are in either case.
 
     Raises:
         NotAppliedError: the definitions were never applied to the store's project.
@@ -113,7 +116,9 @@ class FeatureReader:
         *,
         stale_after_ms: int,
         clock_ms: Callable[[], int] = now_ms,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
+        self._pseudonyms = pseudonyms
         self._store = store
         self._service = feature_service(store)
         self._fences = _FreshFences(fences, clock_ms)
@@ -129,7 +134,12 @@ class FeatureReader:
             NotAppliedError: the definitions were never applied.
         """
         store = open_feature_store(settings)
-        return cls(store, FenceStore.beside(store), stale_after_ms=settings.serving.stale_after_ms)
+        return cls(
+            store,
+            FenceStore.beside(store),
+            stale_after_ms=settings.serving.stale_after_ms,
+            pseudonyms=Pseudonyms.in_use(settings.privacy),
+        )
 
     def read(self, user_ids: Sequence[str], as_of_ms: int | None = None) -> list[UserFeatures]:
         """Read the features of users, in their order; unknown users are answered too, as MISSING.
@@ -148,12 +158,15 @@ class FeatureReader:
         as_of = now if as_of_ms is None else as_of_ms
         answer = self._store.get_online_features(
             self._service,
-            entity_rows={JOIN_KEY: list(user_ids), AS_OF: [as_of] * len(user_ids)},
+            entity_rows={JOIN_KEY: self._stored_ids(user_ids), AS_OF: [as_of] * len(user_ids)},
             full_feature_names=True,
         )
         columns = _Columns.of(answer.proto)
         columns.check_readable(user_ids)
         return [self._user(columns, row, user_id, now) for row, user_id in enumerate(user_ids)]
+
+    def _stored_ids(self, user_ids: Sequence[str]) -> list[str]:
+        return list(user_ids) if self._pseudonyms is None else [self._pseudonyms.of(user_id) for user_id in user_ids]
 
     def close(self) -> None:
         """Close the connection."""

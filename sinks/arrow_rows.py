@@ -50,7 +50,7 @@ def dead_letters(flush: PartitionFlush) -> Any:
     for name in _LETTER_COLUMNS:
         columns.add(name, map(attrgetter(name), letters))
     values = [letter.value for letter in letters]
-    columns.add("value_size", [None if value is None else len(value) for value in values])
+    columns.add("value_size", [letter.value_size for letter in letters])
     columns.add("value_sha256", [None if value is None else hashlib.sha256(value).hexdigest() for value in values])
     columns.add("fate", [OPEN_FATE] * len(letters))
     columns.date("append_date", of="append_time_ms")

@@ -86,7 +86,8 @@ def test_a_dead_letter_keeps_every_byte() -> None:
     value = b"\xff" * 2_000_000
     large = letter(7, partition=5, topic=CARTS_TOPIC, value=value)
     (row,) = dead_letters(carts(letters=[large])).to_pylist()
-    assert {name: row.pop(name) for name in DeadLetter.__struct_fields__} == msgspec.structs.asdict(large)
+    kept = {name: value for name, value in msgspec.structs.asdict(large).items() if name != "dropped_bytes"}
+    assert {name: row.pop(name) for name in kept} == kept
     assert row == {
         "log_epoch": "tid:8",
         "append_date": date(2023, 11, 14),
