@@ -99,6 +99,12 @@ class LakeFold:
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
 
+    def start_over(self, is_erased: IsErased) -> None:
+        """Fold from the beginning, with other erasures; who was forgotten stays so."""
+        self._is_erased = is_erased
+        self.states.clear()
+        self.position = 0
+
     def forget(self, user_id: str) -> None:
         """Drop a user's state, now and for good."""
         self._forgotten.add(user_id)

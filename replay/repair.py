@@ -11,7 +11,7 @@ same time, one finds the generation taken, and looks again.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from feature_repo.states import StoredState
 from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
 from features.versioning import VersionConflictError, WriteOutcome
 from replay.errors import RepairStuckError
-from replay.lake_folds import FoldOrder, IsErased, LakeFold, never
+from replay.lake_folds import FoldOrder, LakeFold
+from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
 from sinks.repairs import RepairNote, RepairSink
 from sinks.rows import FeatureLogRow
@@ -50,6 +51,10 @@ class RepairFences(Protocol):
         ...
 
 
+async def _nobody_erased() -> Tombstones:
+    return Tombstones()
+
+
 @dataclass(frozen=True, slots=True)
 class RepairPorts:
     """What a repair reads and writes.
@@ -57,12 +62,14 @@ class RepairPorts:
     Attributes:
         lake: folder of the lake.
         online: where states are loaded and pushed.
+        tombstones: tells whose events were erased and must not come back.
     """
 
     lake: Path
     online: OnlineStates
     fences: RepairFences
     clock: Clock
+    tombstones: Callable[[], Awaitable[Tombstones]] = _nobody_erased
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,6 @@ async def repair_users(
     ports: RepairPorts,
     *,
     users: Collection[str] | None = None,
-    is_erased: IsErased = never,
     wait_s: float = WAIT_S,
 ) -> Repaired:
     """Give users of one partition the state that the lake folds to; safe beside a worker, and to stop and repeat.
@@ -99,7 +105,6 @@ async def repair_users(
     Args:
         order: LOG rebuilds what live has built; EVENT_TIME counts events that came back late, too.
         users: whom; None for all that the lake holds. Who has no event there is left alone.
-        is_erased: tells of (user id, offset) whether the event was erased and must not come back.
         wait_s: how long to wait, without any progress, for the lake to reach what the online store holds.
 
     Raises:
@@ -107,7 +112,7 @@ async def repair_users(
         LakeUnavailableError: the lake cannot be read or written.
         OnlineStoreError: the online store does not answer; what was repaired stays, so call again.
     """
-    repair = PartitionRepair(log, order, ports, users=users, is_erased=is_erased, wait_s=wait_s)
+    repair = PartitionRepair(log, order, ports, users=users, wait_s=wait_s)
     await repair.run()
     return repair.repaired()
 
@@ -126,7 +131,6 @@ class PartitionRepair:
         ports: RepairPorts,
         *,
         users: Collection[str] | None = None,
-        is_erased: IsErased = never,
         wait_s: float = WAIT_S,
         tell: Tell = _silent,
     ) -> None:
@@ -134,7 +138,8 @@ class PartitionRepair:
         self._ports = ports
         self._wait_s = wait_s
         self._tell = tell
-        self._fold = LakeFold(ports.lake, log, order, users=users, is_erased=is_erased)
+        self._fold = LakeFold(ports.lake, log, order, users=users)
+        self._tombstones = Tombstones()
         self._sink = RepairSink(ports.lake, log, order.value)
         self._versions: dict[str, int] = {}
         self._agreed_count = 0
@@ -160,6 +165,7 @@ class PartitionRepair:
         hold_from_s: float | None = None
         held = False
         moved_s = clock.monotonic_s()
+        await self._heed_erasures()
         try:
             while True:
                 if await asyncio.to_thread(self._fold.read_on):
@@ -192,13 +198,17 @@ class PartitionRepair:
         states = self._fold.states
         pending = sorted(states, key=lambda user_id: read_trailer(states[user_id]).version)
         for first in range(0, len(pending), USERS_AT_ONCE):
-            await self._offer(pending[first : first + USERS_AT_ONCE])
+            await self._offer([user_id for user_id in pending[first : first + USERS_AT_ONCE] if user_id in states])
             self._tell(len(self._versions) + self._agreed_count, len(states))
 
     async def _offer(self, user_ids: Sequence[str]) -> None:
+        if not user_ids:  # everything is folded anew
+            return
         stored = await self._ports.online.load(self._log.topic, user_ids)
         # after the load: whoever repairs a user in another order has noted it before it was stored
         await asyncio.to_thread(self._fold.heed_corrections)
+        if await self._heed_erasures():
+            return
         offers: dict[str, bytes] = {}
         for user_id in user_ids:
             folded, found = self._fold.states[user_id], stored.get(user_id)
@@ -208,6 +218,17 @@ class PartitionRepair:
                 offers[user_id] = _repair_of(folded, found)
         if offers:
             await self._push(offers)
+
+    async def _heed_erasures(self) -> bool:
+        """Begin to fold anew if somebody was erased since the last look; tell whether."""
+        found = await self._ports.tombstones()
+        if found == self._tombstones:
+            return False
+        self._tombstones = found
+        log = log_of(self._log.topic, self._log.log_epoch, self._log.partition)
+        reach = found.reach(log)
+        self._fold.start_over(lambda user_id, offset: offset < reach and offset < found.end_of(user_id, log))
+        return True
 
     def _may_stay(self, stored: bytes) -> bool:
         return self._only_partial and not decode(stored).partial

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_tr
 from replay.errors import RepairStuckError
 from replay.repair import FoldOrder, PartitionLog, PartitionRepair, RepairPorts, repair_users
 from schemas.event import CLICKS_TOPIC, Event, Record
+from schemas.privacy import Pseudonyms
+from sinks.erasures import ErasedLog, Tombstones
 from sinks.lake import LakeSink
 from sinks.repairs import corrected_versions
 from sinks.rows import PartitionFlush, RawRow
@@ -268,9 +270,20 @@ def test_only_some_users_and_none_who_is_unknown(world: World) -> None:
 def test_erased_events_do_not_come_back(world: World) -> None:
     log = entries(["a", "b", "a", "b"])
     world.flush(log)
+    pseudonyms = Pseudonyms(b"k" * 16)
+    erased = Tombstones(pseudonyms=pseudonyms)
+    told: list[Tombstones] = []
+
+    async def tombstones() -> Tombstones:
+        told.append(erased)  # at first nobody; b while the repair runs, just before it would store the state
+        ends = [("a", 3), ("b", 2)][: len(told)]
+        erased_log = ErasedLog("id", CLICKS_TOPIC, 0)
+        return erased.with_ends((erased_log, max(pseudonyms.subjects(user)), end) for user, end in ends)
+
+    ports = replace(world.ports, tombstones=tombstones)
 
     async def body() -> None:
-        await repair_users(LOG, FoldOrder.LOG, world.ports, is_erased=lambda user, offset: user == "a" or offset < 2)
+        await repair_users(LOG, FoldOrder.LOG, ports)
         assert list(world.online.rows) == [(CLICKS_TOPIC, "b")]
         assert same(world.state("b"), whole(log[3:], "b"))
 
