@@ -1,8 +1,10 @@
 """Upkeep of the lake: small files become large ones, logs get a checkpoint, replaced files are deleted in the end.
 
 It runs beside live workers. A compaction moves rows and adds none, so it never stands against an append; where somebody
-else removed the same files first, an erasure for example, the step is tried again from the newest version. One run at a
-time, because two would do the same work twice.
+else deleted rows of the same files first, the step is tried again from the newest version.
+
+Two compactions of the same files are another matter: delta-rs lets both pass, and every row is there twice. Hence the
+lock: whatever merges or deletes files of a lake holds `exclusive`.
 """
 
 import fcntl
