@@ -14,6 +14,7 @@ from mode import Service
 
 from config.settings import Settings
 from schemas.event import EVENT_TOPICS
+from streams.credentials import broker_credentials
 from streams.endpoint import MetricsEndpoint
 from streams.ownership import PartitionOwner
 from streams.ports import Batch
@@ -65,6 +66,7 @@ class FeatureApp(faust.App):
         super().__init__(
             worker.group_id,
             broker=[f"kafka://{server}" for server in settings.require("kafka").kafka.bootstrap_servers.split(",")],
+            broker_credentials=broker_credentials(settings.kafka),
             store="memory://",
             web_enabled=False,  # Faust's server binds 0.0.0.0 and shows tables
             topic_disable_leader=True,
