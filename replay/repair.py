@@ -170,7 +170,8 @@ class PartitionRepair:
             while True:
                 if await asyncio.to_thread(self._fold.read_on):
                     moved_s = clock.monotonic_s()
-                await self._round()
+                if not await self._round():
+                    continue
                 if not self._fold.states and self._fold.position >= until_offset:
                     break
                 now_s = clock.monotonic_s()
@@ -192,23 +193,23 @@ class PartitionRepair:
         until_ms = 0 if for_ms is None else self._ports.clock.now_ms() + for_ms
         await self._ports.fences.hold(self._log.topic, self._log.partition, until_ms=until_ms)
 
-    async def _round(self) -> None:
-        """Offer every folded state once."""
+    async def _round(self) -> bool:
+        """Offer every folded state once; tell whether that was done, or all must be folded anew."""
         self._sink.new_round()
         states = self._fold.states
         pending = sorted(states, key=lambda user_id: read_trailer(states[user_id]).version)
         for first in range(0, len(pending), USERS_AT_ONCE):
-            await self._offer([user_id for user_id in pending[first : first + USERS_AT_ONCE] if user_id in states])
+            if not await self._offer(pending[first : first + USERS_AT_ONCE]):
+                return False
             self._tell(len(self._versions) + self._agreed_count, len(states))
+        return True
 
-    async def _offer(self, user_ids: Sequence[str]) -> None:
-        if not user_ids:  # everything is folded anew
-            return
+    async def _offer(self, user_ids: Sequence[str]) -> bool:
         stored = await self._ports.online.load(self._log.topic, user_ids)
         # after the load: whoever repairs a user in another order has noted it before it was stored
         await asyncio.to_thread(self._fold.heed_corrections)
         if await self._heed_erasures():
-            return
+            return False
         offers: dict[str, bytes] = {}
         for user_id in user_ids:
             folded, found = self._fold.states[user_id], stored.get(user_id)
@@ -218,6 +219,7 @@ class PartitionRepair:
                 offers[user_id] = _repair_of(folded, found)
         if offers:
             await self._push(offers)
+        return True
 
     async def _heed_erasures(self) -> bool:
         """Begin to fold anew if somebody was erased since the last look; tell whether."""
