@@ -32,7 +32,7 @@ class Told:
     """A letter and what became of it.
 
     Attributes:
-        attempt: its own redrive; None where there was none.
+        attempt: its own redrive; None where there was none. One that was applied where it lies has itself as target.
         came_from: the redrive that brought its record to this position; None where a producer did.
     """
 
@@ -65,7 +65,7 @@ def tell(
         applied: positions, of letters and of targets, that `raw_events` holds.
         failed: positions of targets that are letters.
     """
-    arrivals = {attempt.target: attempt for attempt in attempts.values() if attempt.target is not None}
+    arrivals = _arrivals(attempts)
     told = []
     for head in heads:
         attempt = attempts.get(head.position)
@@ -82,7 +82,9 @@ def _fate(
         return Fate.OPEN
     if attempt.target in applied:
         return Fate.REDRIVEN
-    return Fate.FAILED_AGAIN if attempt.target in failed else Fate.IN_FLIGHT
+    if attempt.target in failed:
+        return Fate.FAILED_AGAIN
+    return Fate.OPEN if attempt.is_finished else Fate.IN_FLIGHT  # finished, and nowhere: retention was faster
 
 
 def read_fates(
@@ -108,7 +110,7 @@ def read_fates(
 
 def chain(letter: LogPosition, attempts: Mapping[LogPosition, Attempt]) -> list[Attempt]:
     """Return all redrives of the record that this letter is of, the first one first."""
-    arrivals = {attempt.target: attempt for attempt in attempts.values() if attempt.target is not None}
+    arrivals = _arrivals(attempts)
     found: list[Attempt] = []
     earlier = arrivals.get(letter)
     while earlier is not None:
@@ -117,5 +119,10 @@ def chain(letter: LogPosition, attempts: Mapping[LogPosition, Attempt]) -> list[
     later = attempts.get(letter)
     while later is not None:
         found.append(later)
-        later = None if later.target is None else attempts.get(later.target)
+        later = None if later.target in (None, later.letter) else attempts.get(later.target)
     return found
+
+
+def _arrivals(attempts: Mapping[LogPosition, Attempt]) -> dict[LogPosition, Attempt]:
+    """Return what was published again, by where it is; a letter that was applied where it lies went nowhere."""
+    return {each.target: each for each in attempts.values() if each.target not in (None, each.letter)}

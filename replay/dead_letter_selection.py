@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from replay.dead_letter_fates import Told
-from sinks.letter_reads import LetterHead
+from replay.errors import NoSuchLetterError
+from sinks.letter_reads import LetterFilter, LetterHead, letter_heads
 
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _RELATIVE: Final = re.compile(r"-(\d+)([smhdw])")
@@ -64,6 +67,22 @@ def parse_time(text: str, now_ms: int) -> int:
     return round(moment.astimezone(UTC).timestamp() * 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class RedriveOptions:
+    """Which letters, and how.
+
+    Attributes:
+        named: letters asked for one by one; with these, `wanted` takes all.
+        attempts_max: how often a record is redriven unless its letter is named.
+        dry_run: publish nothing and write nothing.
+    """
+
+    wanted: LetterFilter = field(default_factory=LetterFilter)
+    named: tuple[PositionName, ...] = ()
+    attempts_max: int = 3
+    dry_run: bool = False
+
+
 def named_heads(
     heads: Iterable[LetterHead], names: Sequence[PositionName]
 ) -> tuple[list[LetterHead], list[PositionName]]:
@@ -92,3 +111,24 @@ def count_by(letters: Iterable[Told]) -> tuple[dict[str, int], dict[str, int]]:
 
 def _sorted(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def select(lake: Path, options: RedriveOptions) -> list[LetterHead]:
+    """Return the letters that are meant, newest first, or in the order in which they were named.
+
+    Raises:
+        NoSuchLetterError: one that was named is not there.
+        LakeUnavailableError: the lake cannot be read.
+    """
+    if not options.named:
+        return letter_heads(lake, options.wanted)
+    partitions = dict.fromkeys((name.topic, name.partition) for name in options.named)
+    heads = [
+        head
+        for topic, partition in partitions
+        for head in letter_heads(lake, LetterFilter(topic=topic, partition=partition))
+    ]
+    found, missing = named_heads(heads, options.named)
+    if missing:
+        raise NoSuchLetterError([str(name) for name in missing])
+    return found

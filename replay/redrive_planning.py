@@ -1,6 +1,6 @@
 """What a redrive would do with each letter: a pure computation over the letters and what the codec says of them now."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -19,6 +19,7 @@ class Verdict(StrEnum):
     REDRIVE = "redrive"  # readable now: publish it again
     UNREADABLE = "unreadable"  # the codec refuses it still
     BYTES_NOT_KEPT = "bytes_not_kept"  # user ids are pseudonymised: there is nothing to publish
+    ERASED = "erased"  # its user was erased after it was sent
     ATTEMPTS_MAX = "attempts_max"  # came back too often: only when it is named
     APPLIED = "applied"
     IN_FLIGHT = "in_flight"
@@ -32,6 +33,14 @@ _BY_FATE = {
     Fate.FAILED_AGAIN: (Verdict.FAILED_AGAIN, "It was published again, and is another letter since."),
     Fate.IN_FLIGHT: (Verdict.IN_FLIGHT, "It was published again, and no worker has read it yet."),
 }
+
+
+IsErased = Callable[[str, Letter], bool]
+
+
+def never(_user_id: str, _letter: Letter) -> bool:
+    """Tell that nobody was erased."""
+    return False
 
 
 class Decoding(Protocol):
@@ -92,7 +101,11 @@ def sift(
 
 
 def plan(
-    letters: Sequence[Letter], decoding: Decoding, partition_counts: Mapping[str, int], now_ms: int
+    letters: Sequence[Letter],
+    decoding: Decoding,
+    partition_counts: Mapping[str, int],
+    now_ms: int,
+    is_erased: IsErased = never,
 ) -> list[Planned]:
     """Decide what becomes of letters, each as if it were appended now, keyed by its user and partitioned by murmur2.
 
@@ -100,11 +113,13 @@ def plan(
         decoding: knows every schema that these letters were written with, or that there is none.
         partition_counts: by topic.
         now_ms: integer milliseconds UTC.
+        is_erased: tells of a user and a letter whether the user was erased after it was sent.
     """
-    return [_planned(letter, decoding, partition_counts.get(letter.head.topic, 0), now_ms) for letter in letters]
+    counts = partition_counts
+    return [_planned(letter, decoding, counts.get(letter.head.topic, 0), now_ms, is_erased) for letter in letters]
 
 
-def _planned(letter: Letter, decoding: Decoding, partition_count: int, now_ms: int) -> Planned:
+def _planned(letter: Letter, decoding: Decoding, partition_count: int, now_ms: int, is_erased: IsErased) -> Planned:
     head = letter.head
     if letter.value is None and head.value_size is not None:
         return Planned(head, Verdict.BYTES_NOT_KEPT, "Its bytes were not kept, because user ids are pseudonymised.")
@@ -117,4 +132,7 @@ def _planned(letter: Letter, decoding: Decoding, partition_count: int, now_ms: i
     decoded = decoding.decode(as_appended_now, partition_count)
     if isinstance(decoded, DeadLetter):
         return Planned(head, Verdict.UNREADABLE, f"{decoded.reason}: {decoded.detail}")
-    return Planned(head, Verdict.REDRIVE, "", decoded.event.user_id.encode(), partition)
+    user = decoded.event.user_id
+    if is_erased(user, letter):
+        return Planned(head, Verdict.ERASED, "Its user was erased after it was sent.")
+    return Planned(head, Verdict.REDRIVE, "", user.encode(), partition)

@@ -20,7 +20,7 @@ from sinks.letter_reads import LogPosition, topic_id_of
 from sinks.tables import REDRIVES, arrow_schema
 
 APPLICATION_ID: Final = "redrives"
-LOCK_FILE: Final = "redrives.lock"
+LOCK_FILE: Final = ".redrive.lock"
 INTENDED: Final = "intended"
 PUBLISHED: Final = "published"
 FINISHED: Final = "finished"
@@ -61,13 +61,13 @@ class Attempt:
             return None
         return LogPosition(self.target_topic_id, self.letter.topic, self.target_partition, self.target_offset)
 
-    def stored_at(self, offset: int, now_ms: int) -> "Attempt":
+    def stored_at(self, partition: int, offset: int, now_ms: int) -> "Attempt":
         """Return the same attempt with its target."""
-        return replace(self, target_offset=offset, redriven_ms=now_ms)
+        return replace(self, target_partition=partition, target_offset=offset, redriven_ms=now_ms)
 
 
 def read_attempts(lake: Path) -> dict[LogPosition, Attempt]:
-    """Return what was done with each letter that was ever redriven: its newest attempt, or the one that was stored.
+    """Return the last step that was taken with each letter that was ever redriven.
 
     Raises:
         LakeUnavailableError: the table cannot be read.
@@ -165,8 +165,7 @@ def _read(lake: Path) -> tuple[dict[LogPosition, Attempt], int]:
     attempts: dict[LogPosition, Attempt] = {}
     for row in rows:
         attempt = _attempt(row)
-        if row["step"] != INTENDED or attempts.get(attempt.letter, attempt).target_offset is None:
-            attempts[attempt.letter] = attempt
+        attempts[attempt.letter] = attempt
     return attempts, handle.transaction_version(APPLICATION_ID) or 0
 
 
