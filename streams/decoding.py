@@ -11,6 +11,7 @@ from schemas.dead_letter import DeadLetter, Reason
 from schemas.event import Record
 from sinks.rows import RawRow
 from streams.brake import Brake, Braked
+from streams.erasures import ErasedUsers
 from streams.folding import UserFold, by_user
 from streams.ports import Batch, Clock, Decoder, Quarantine, TopicPartition
 from streams.progress import PartitionProgress
@@ -27,12 +28,14 @@ class DecodedBatch:
         rows: its events, in log order.
         letters: its other records, in log order.
         folds: the events by user.
+        erased_count: records of users who were erased since; they are in none of these.
     """
 
     batch: Batch
     rows: list[RawRow]
     letters: list[DeadLetter]
     folds: dict[str, UserFold]
+    erased_count: int = 0
 
     @property
     def is_misrouted(self) -> bool:
@@ -46,6 +49,7 @@ class BatchDecoding:
     Args:
         settings: the brake, and how much is decoded carefully.
         retry: how often the schema registry is asked.
+        erased: whose records are dropped when they come again.
         quarantine: finds records that end the process which decodes them; without it none is looked for.
     """
 
@@ -56,12 +60,14 @@ class BatchDecoding:
         *,
         retry: SinkRetry,
         clock: Clock,
+        erased: ErasedUsers,
         quarantine: Quarantine | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._retry = retry
         self._clock = clock
+        self._erased = erased
         self._quarantine = quarantine
         self._brakes: dict[TopicPartition, Brake] = {}
         self._closing = asyncio.Event()
@@ -109,8 +115,9 @@ class BatchDecoding:
                 letters.append(result)
             else:
                 rows.append(RawRow(record, result.event, result.schema_id, now_ms))
+        rows, letters, erased_count = self._erased.sift(progress, rows, letters)
         folds = by_user(rows, is_rebuilding=progress.status is PartitionStatus.REBUILDING)
-        return DecodedBatch(batch, rows, letters, folds)
+        return DecodedBatch(batch, rows, letters, folds, erased_count)
 
     async def _culprits(
         self, quarantine: Quarantine, batch: Batch, progress: PartitionProgress

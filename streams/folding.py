@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from feature_repo.states import StoredState
 from features.apply import Outcome, fold
-from features.state import read_trailer
+from features.state import Trailer, read_trailer, with_trailer
 from schemas.event import Event
 from sinks.rows import FeatureLogRow, RawRow
 
@@ -15,12 +15,14 @@ class UserFold:
     """The events of one user in one batch, and what folding them gave.
 
     Attributes:
-        log: (offset, event) in log order; at least one.
+        log: (offset, event) in log order; at least one, unless the user was erased meanwhile.
         is_rebuilding: its partition lost states, so one that is born here is marked as partial.
         stored: what the online store holds, None when it holds nothing.
         state: the folded state.
         outcomes: one per event of `log`.
         forgotten_count: event ids that left the duplicate memory too early (more than 1,024 within the lateness).
+        generation: that of a state which is to replace one that should not be there; 0 for any other.
+        erased_count: events that left `log` because the user was erased meanwhile.
     """
 
     log: list[tuple[int, Event]]
@@ -30,16 +32,18 @@ class UserFold:
     state: bytes = b""
     outcomes: Sequence[Outcome] = ()
     forgotten_count: int = 0
+    generation: int = 0
+    erased_count: int = 0
 
     @property
     def is_changed(self) -> bool:
         """Tell whether the state must be written: a redelivered event changes nothing."""
-        return self.stored is None or self.state != self.stored.state
+        return bool(self.log) and (self.stored is None or self.state != self.stored.state)
 
     @property
     def is_born_partial(self) -> bool:
         """Tell whether this batch began the state of a user whose earlier events may be missing."""
-        return self.is_rebuilding and self.stored is None
+        return self.is_rebuilding and self.stored is None and bool(self.log)
 
 
 def by_user(rows: Iterable[RawRow], *, is_rebuilding: bool) -> dict[str, UserFold]:
@@ -57,8 +61,13 @@ def by_user(rows: Iterable[RawRow], *, is_rebuilding: bool) -> dict[str, UserFol
 def fold_all(folds: Mapping[str, UserFold]) -> None:
     """Fold each user's events into the stored state."""
     for item in folds.values():
+        if not item.log:
+            item.state, item.outcomes, item.forgotten_count = b"", (), 0
+            continue
         folded = fold(item.stored.state if item.stored else None, item.log, partial=item.is_rebuilding)
         item.state, item.outcomes, item.forgotten_count = folded
+        if item.generation:
+            item.state = with_trailer(item.state, Trailer(item.generation, 0, read_trailer(item.state).version))
 
 
 def is_older(found: StoredState | None, known: StoredState | None) -> bool:
@@ -80,7 +89,7 @@ def feature_log_rows(folds: Mapping[str, UserFold], servable_ms: int) -> list[Fe
     """
     rows: list[FeatureLogRow] = []
     for user_id, item in folds.items():
-        if item.stored is not None:
+        if item.stored is not None and item.log:
             version = read_trailer(item.stored.state).version
             if item.log[0][0] < version and any(offset == version - 1 for offset, _ in item.log):
                 rows.append(FeatureLogRow(user_id, version, item.stored.state, item.stored.servable_ms))

@@ -22,15 +22,28 @@ from dataclasses import dataclass
 from config.settings import WorkerSettings
 from feature_repo.fence import FenceMove, PartitionStatus
 from feature_repo.states import StoredState
+from features.apply import Outcome
 from features.versioning import VersionConflictError
 from streams.brake import Braked
 from streams.decoding import BatchDecoding, DecodedBatch
+from streams.erasures import ErasedUsers
 from streams.errors import LogEpochError, SinkFailedError, StatesLostError
 from streams.flushing import Flusher
 from streams.folding import UserFold, feature_log_rows, fold_all, is_older
 from streams.log_watch import LogWatch
 from streams.metrics import WorkerMetrics
-from streams.ports import Batch, Clock, Decoder, Fences, Lake, Letters, OnlineStates, Quarantine, TopicPartition
+from streams.ports import (
+    Batch,
+    Clock,
+    Decoder,
+    ErasureSource,
+    Fences,
+    Lake,
+    Letters,
+    OnlineStates,
+    Quarantine,
+    TopicPartition,
+)
 from streams.progress import PartitionProgress, StateCache
 from streams.repair_watch import RepairWatch
 from streams.retrying import AbandonedError, SinkRetry
@@ -61,6 +74,7 @@ class BatchLoop:
         clock: injected time.
         log_watch: is asked whether a topic changed when its records look so.
         quarantine: finds records that end the process which decodes them.
+        erasures: who was erased; without it nobody was.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class BatchLoop:
         *,
         log_watch: LogWatch | None = None,
         quarantine: Quarantine | None = None,
+        erasures: ErasureSource | None = None,
     ) -> None:
         self._settings = settings
         self._log_watch = log_watch
@@ -87,7 +102,10 @@ class BatchLoop:
         self._idle = asyncio.Event()
         self._idle.set()
         self._retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: not self._is_open)
-        self._decoding = BatchDecoding(settings, decoder, retry=self._retry, clock=clock, quarantine=quarantine)
+        self.erased = ErasedUsers(erasures, self.partitions)
+        self._decoding = BatchDecoding(
+            settings, decoder, retry=self._retry, clock=clock, erased=self.erased, quarantine=quarantine
+        )
         # a flush is finished even while the partitions are being given away
         flush_retry = SinkRetry(settings.sink_attempts, metrics=metrics, abandoned=lambda: False)
         self.flusher = Flusher(
@@ -292,6 +310,7 @@ class BatchLoop:
             await self._reload(topic, missing)
         for user_id, item in folds.items():
             item.stored = cache.get(user_id)
+        self.erased.begin_anew(topic, {user_id: folds[user_id] for user_id in missing})
 
     async def _reload(self, topic: str, user_ids: Sequence[str]) -> None:
         loaded = await self._retry("online", lambda: self._sinks.online.load(topic, user_ids))
@@ -310,9 +329,10 @@ class BatchLoop:
                 await self._reload(topic, list(pending))
                 for user_id, item in pending.items():
                     reloaded = self._caches[topic].get(user_id)
-                    if is_older(reloaded, item.stored):
+                    if is_older(reloaded, item.stored) and not await self._is_erased(topic, user_id, item):
                         self._refuse_lost(topic, {item.partition})
                     item.stored = reloaded
+                self.erased.begin_anew(topic, pending)
                 fold_all(pending)
             else:
                 return
@@ -320,6 +340,9 @@ class BatchLoop:
             f"{topic}: {len(pending)} states were changed by somebody else {CONFLICT_ATTEMPTS_MAX} times in a row.",
             hint="Does another consumer group write the same Feast project? Give it a project of its own.",
         )
+
+    async def _is_erased(self, topic: str, user_id: str, item: UserFold) -> bool:
+        return await self._retry("erasures", lambda: self.erased.explain_loss(topic, user_id, item))
 
     async def _push_once(self, topic: str, folds: Mapping[str, UserFold]) -> None:
         rows = [(user_id, item.state) for user_id, item in folds.items() if item.is_changed]
@@ -350,6 +373,8 @@ class BatchLoop:
         topic, partition = work.batch.tp.topic, str(work.batch.tp.partition)
         progress = self.partitions[work.batch.tp]
         outcomes = Counter(outcome for item in work.folds.values() for outcome in item.outcomes)
+        if erased_count := work.erased_count + sum(item.erased_count for item in work.folds.values()):
+            outcomes[Outcome.REDELIVERED] += erased_count
         for outcome, count in outcomes.items():
             self._metrics.records.labels(topic, outcome.value).inc(count)
         for letter in work.letters:

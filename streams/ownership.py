@@ -74,6 +74,7 @@ class PartitionOwner:
         for tp, progress in self._planned.items():
             await self._fences.advance(tp.topic, tp.partition, progress.fence())
         await self._suspect_deadly_records()
+        await self.loop.erased.refresh()
         return {tp: progress.next_offset for tp, progress in self._planned.items()}
 
     async def _suspect_deadly_records(self) -> None:

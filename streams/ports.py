@@ -10,6 +10,7 @@ from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter
 from schemas.event import Record
 from schemas.topics import TopicInfo
+from sinks.erasures import Tombstones
 from sinks.rows import FlushReport, PartitionFlush
 
 
@@ -142,6 +143,14 @@ class Quarantine(Protocol):
             ProbingError: nothing is known about the records.
             RegistryUnavailableError: their schemas could not be fetched.
         """
+        ...
+
+
+class ErasureSource(Protocol):
+    """Who was erased."""
+
+    async def read(self) -> Tombstones:
+        """Return what was erased so far."""
         ...
 
 
