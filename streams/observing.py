@@ -1,7 +1,7 @@
 """How the workers of a group are doing, seen from outside: what Kafka knows of the group, and what workers report."""
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
@@ -159,12 +159,15 @@ def read_workers(settings: Settings) -> WorkerReport:
     """Add up what the workers that were started under this home report; a worker that is gone is left out."""
     report = WorkerReport()
     for path in sorted((settings.home / "workers").glob("*.json")):
-        entry = json.loads(path.read_text())
+        try:
+            entry = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue  # it ends or starts just now
         try:
             with urllib.request.urlopen(entry["metrics"], timeout=2) as answer:  # noqa: S310 - our own file
                 text = answer.read().decode()
             report.rss_bytes += psutil.Process(entry["pid"]).memory_info().rss
-        except (urllib.error.URLError, TimeoutError, psutil.NoSuchProcess):
+        except (OSError, http.client.HTTPException, psutil.NoSuchProcess):  # it may end while it answers
             _forget_if_dead(path, entry["pid"])
             continue
         _add(report, text)

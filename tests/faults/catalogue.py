@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tests.faults import kills
+from tests.faults import kills, membership
 from tests.faults.scenario import Scenario
 
-_MODULES: Final = (kills,)
+_MODULES: Final = (kills, membership)
 
 
 def scenarios() -> tuple[Scenario, ...]:

@@ -27,16 +27,18 @@ _PER_BATCH: Final = ("load", "fence read", "push", "fence move")
 
 @dataclass(frozen=True)
 class CrashPlan:
-    """Where a worker kills itself with SIGKILL.
+    """Where a worker kills itself with SIGKILL, or stops itself with SIGSTOP.
 
     Attributes:
         point: one of `tests.crash_points.CRASH_POINTS`.
         moment: `first`, `middle` or `last` batch (or flush) of what waits when the worker starts. The middle is reached
             when half of that has been read, the last when all of it has been.
+        stops: send SIGSTOP instead, once: the worker goes on from there when somebody continues it.
     """
 
     point: str
     moment: str
+    stops: bool = False
 
     def __post_init__(self) -> None:
         if self.point not in CRASH_POINTS or self.moment not in MOMENTS:
@@ -44,16 +46,11 @@ class CrashPlan:
 
 
 class Crash:
-    """Is told each point that is passed, and kills the process at the planned one.
+    """Is told each point that is passed, and sends this process a signal at the planned one: SIGKILL or SIGSTOP."""
 
-    Args:
-        plan: where and when.
-        kill: ends the process at once.
-    """
-
-    def __init__(self, plan: CrashPlan, kill: Callable[[], None]) -> None:
+    def __init__(self, plan: CrashPlan) -> None:
         self._plan = plan
-        self._kill = kill
+        self._is_done = False
         self._loop: BatchLoop | None = None
         self._in_flight = 0
         self._waiting_at_start = 0
@@ -79,8 +76,9 @@ class Crash:
 
     def reached(self, name: str) -> None:
         """Note that a point is passed."""
-        if name == self._plan.point and self._is_due():
-            self._kill()
+        if name == self._plan.point and not self._is_done and self._is_due():
+            self._is_done = True
+            os.kill(os.getpid(), signal.SIGSTOP if self._plan.stops else signal.SIGKILL)
 
     def _is_due(self) -> bool:
         if self._plan.moment == FIRST:
@@ -94,11 +92,6 @@ class Crash:
     def _lag(self) -> int:
         assert self._loop is not None
         return sum(progress.lag_records for progress in self._loop.partitions.values())
-
-
-def kill_self() -> None:
-    """End this process as nothing else does: no handler runs, no buffer is written."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def through(settings: Settings, reached: Callable[[str], None]) -> Callable[[Sinks], Sinks]:

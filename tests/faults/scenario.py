@@ -257,13 +257,15 @@ class Scenario:
         injects: what is done, in a line.
         run: does it, asserts what is particular to it, and returns the account.
         harms_services: needs a stack of its own (`Arena.stack`).
-        is_short: belongs to the short form, too.
+        in_full: belongs to the full form.
+        is_short: belongs to the short form.
     """
 
     name: str
     injects: str
     run: Callable[[Arena], Outcome]
     harms_services: bool = False
+    in_full: bool = True
     is_short: bool = False
 
 
@@ -280,11 +282,17 @@ class Row:
     mismatched: int
     seconds: float
     notes: str
+    failure: str = ""
+
+    @classmethod
+    def failed(cls, scenario: Scenario, failure: str) -> "Row":
+        """Return the row of a scenario that did not come to its end."""
+        return cls(scenario.name, 0, 0, 0, 0, 0, 0, 0.0, scenario.injects, failure)
 
     @property
     def is_exact(self) -> bool:
         """Tell whether nothing is wrong."""
-        return not (self.lost or self.duplicated or self.mismatched)
+        return not (self.lost or self.duplicated or self.mismatched or self.failure)
 
 
 def run_scenario(scenario: Scenario, arena: Arena) -> Row:

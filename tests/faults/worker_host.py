@@ -130,6 +130,7 @@ def _be_a_worker(request: Mapping[str, Any], host: int) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stderr.write(result.sentence() + "\n")
+    Path(request["log"]).with_suffix(".json").write_text(json.dumps(result.records))
     return result.exit_code
 
 
@@ -150,14 +151,14 @@ def _redirect(log: Path) -> None:
     os.close(nothing)
 
 
-def _plan_crash(planned: Mapping[str, str] | None) -> None:
+def _plan_crash(planned: Mapping[str, Any] | None) -> None:
     """Have this process's worker built with points around its effects."""
     if planned is None:
         return
     import streams.worker
-    from tests.faults.crash_plan import Crash, CrashPlan, kill_self, through, watch_commits
+    from tests.faults.crash_plan import Crash, CrashPlan, through, watch_commits
 
-    crash = Crash(CrashPlan(**planned), kill_self)
+    crash = Crash(CrashPlan(**planned))
     build = streams.worker.build_app
 
     def build_watched(settings: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -106,6 +107,20 @@ class HostedWorker:
         code = self.exit_code()
         assert code is not None
         return code
+
+    def records(self) -> Counter[str]:
+        """Return what it has read in all, by outcome, as it said at its end; it must not have been killed."""
+        return Counter(json.loads(self.log.with_suffix(".json").read_text()))
+
+    @property
+    def starts(self) -> int:
+        """Return how often it was given partitions."""
+        return self.log.read_text(errors="replace").count("started at ") if self.log.exists() else 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether it was stopped by SIGSTOP and not continued."""
+        return self.runs and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def sample_rss(self) -> int:
         """Return its resident memory in bytes, and remember the peak."""
