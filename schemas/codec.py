@@ -75,11 +75,7 @@ class Codec:
 
     def unresolved(self, records: Sequence[Record]) -> set[int]:
         """Return the schema ids in these records that `resolve` must ask for before `decode`."""
-        ids: set[int] = set()
-        for record in records:
-            value = record.value
-            if value is not None and HEADER_BYTES <= len(value) <= self._message_bytes_max and value[0] == MAGIC:
-                ids.add(_schema_id(value))
+        ids = schema_ids(records, self._message_bytes_max)
         return {schema_id for schema_id in ids if not self._is_settled(schema_id)}
 
     def resolve(self, ids: Iterable[int]) -> None:
@@ -219,6 +215,16 @@ class Codec:
             self._unknown_since_ms = {
                 schema_id: at for schema_id, at in self._unknown_since_ms.items() if at >= oldest_ms
             }
+
+
+def schema_ids(records: Iterable[Record], message_bytes_max: int) -> set[int]:
+    """Return the schema ids that the frames of these records name; a value that is too large is not looked at."""
+    ids: set[int] = set()
+    for record in records:
+        value = record.value
+        if value is not None and HEADER_BYTES <= len(value) <= message_bytes_max and value[0] == MAGIC:
+            ids.add(_schema_id(value))
+    return ids
 
 
 def _schema_id(value: bytes) -> int:

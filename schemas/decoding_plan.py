@@ -19,6 +19,8 @@ from schemas.wire_check import VALUES_MAX, TooManyValuesError, check, first_brea
 TIME_FIELD: Final = "event_time"
 TIME_LOGICAL_TYPE: Final = "timestamp-millis"
 
+OUT_OF_MEMORY: Final = Problem(Reason.TOO_LARGE, "Decoding the body takes more memory than there is.")
+
 # What fastavro raises in practice for a broken body (found by fuzzing): the end of the data, an index outside a union
 # or enum, text that is not UTF-8, numbers out of range; the last is for a body that asks for too much.
 _CORRUPT_BODY_ERRORS: Final = (
@@ -74,7 +76,7 @@ class DecodingPlan:
         except _CORRUPT_BODY_ERRORS as error:
             return self._corrupt(body, f"{type(error).__name__}: {error}"[:200])
         except MemoryError:
-            return Problem(Reason.TOO_LARGE, "Decoding the body takes more memory than there is.")
+            return OUT_OF_MEMORY
         if stream.tell() != len(body):
             return Problem(Reason.UNDECODABLE, f"{len(body) - stream.tell()} bytes follow the Avro body.")
         for byte in self.negative_indices:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,22 @@ from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
+from streams.quarantine import PROBING_COMMAND, ProbingQuarantine
 
 
 def build_app(
-    settings: Settings, *, debug: bool = False, through: Callable[[Sinks], Sinks] = lambda sinks: sinks
+    settings: Settings,
+    *,
+    debug: bool = False,
+    through: Callable[[Sinks], Sinks] = lambda sinks: sinks,
+    probing: Sequence[str] = PROBING_COMMAND,
 ) -> FeatureApp:
     """Wire a worker together; nothing is consumed before it is started.
 
     Args:
         debug: log expected failures with their traceback, too.
         through: what the worker sees of its sinks, for whoever injects faults between the two.
+        probing: the command that decodes suspicious records, for whoever injects deadly ones.
 
     Raises:
         SettingsError: a service has no address.
@@ -82,7 +88,12 @@ def build_app(
     )
     offsets = KafkaOffsets(settings, lambda: app.batch_consumer)
     log_watch = LogWatch(offsets, interval_s=settings.worker.log_check_interval_s, clock=clock)
-    loop = BatchLoop(settings.worker, CodecDecoder(codec), sinks, metrics, clock, log_watch=log_watch)
+    quarantine = ProbingQuarantine(
+        schema_registry.fetch, limits=settings.events, settings=settings.worker, command=probing
+    )
+    loop = BatchLoop(
+        settings.worker, CodecDecoder(codec), sinks, metrics, clock, log_watch=log_watch, quarantine=quarantine
+    )
     owner = PartitionOwner(
         loop,
         settings.worker,
