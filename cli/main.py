@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import config, demo, doctor, events, features, lake, produce, schema, stack, status, worker
+from cli import config, demo, dlq, doctor, events, features, lake, produce, schema, stack, status, worker
 from cli.context import ExitCode, Invocation
 from config.errors import SettingsError, ShopstreamError
 
@@ -55,6 +55,7 @@ app.command()(status.status)
 app.add_typer(schema.app, name="schema")
 app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(lake.app, name="lake")
 app.add_typer(config.app, name="config")
 
