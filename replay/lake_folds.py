@@ -48,6 +48,7 @@ class LakeFold:
     Attributes:
         states: by user, without those of `forget`; who has no event is absent.
         position: every record below this offset was looked at.
+        event_count: how many events were folded, those that were folded again included.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class LakeFold:
         self._corrected: Mapping[str, int] = {}
         self.states: dict[str, bytes] = {}
         self.position = 0
+        self.event_count = 0
 
     def read_on(self) -> bool:
         """Take in what the lake has got since the last time; tell whether there was anything.
@@ -118,6 +120,7 @@ class LakeFold:
 
     def _fold_on(self, first_offset: int) -> None:
         for piece in events_in_log_order(self._lake, self._log, first_offset, self.position):
+            self.event_count += len(piece)
             logs: dict[str, list[tuple[int, Event]]] = {}
             for offset, event in piece:
                 user_id = event.user_id

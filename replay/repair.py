@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from feature_repo.fence import Fence
 from feature_repo.outcomes import record_outcomes
@@ -85,11 +85,17 @@ class Repaired:
     agreed_count: int
 
 
-Tell = Callable[[int, int], None]
+class RepairProgress(NamedTuple):
+    """How far a repair has come.
 
+    Attributes:
+        event_count: events that were folded so far, some of them more than once.
+        pending_count: users that are folded and not done.
+    """
 
-def _silent(_done_count: int, _pending_count: int) -> None:
-    """Tell nobody."""
+    event_count: int
+    done_count: int
+    pending_count: int
 
 
 async def repair_users(
@@ -118,11 +124,7 @@ async def repair_users(
 
 
 class PartitionRepair:
-    """One repair of one partition; `run` may be called again, for what the lake has got since.
-
-    Args:
-        tell: is given how many users are done, and how many are folded but not done yet.
-    """
+    """One repair of one partition; `run` may be called again, for what the lake has got since."""
 
     def __init__(
         self,
@@ -132,12 +134,10 @@ class PartitionRepair:
         *,
         users: Collection[str] | None = None,
         wait_s: float = WAIT_S,
-        tell: Tell = _silent,
     ) -> None:
         self._log = log
         self._ports = ports
         self._wait_s = wait_s
-        self._tell = tell
         self._fold = LakeFold(ports.lake, log, order, users=users)
         self._tombstones = Tombstones()
         self._sink = RepairSink(ports.lake, log, order.value)
@@ -149,6 +149,11 @@ class PartitionRepair:
     def repaired(self) -> Repaired:
         """Return what was done so far."""
         return Repaired(dict(self._versions), self._agreed_count)
+
+    def progress(self) -> RepairProgress:
+        """Tell how far it has come, also while it runs."""
+        done_count = len(self._versions) + self._agreed_count
+        return RepairProgress(self._fold.event_count, done_count, len(self._fold.states))
 
     async def run(self, until_offset: int = 0, *, only_partial: bool = False) -> None:
         """Repair until the lake reaches `until_offset` and nobody below it is left.
@@ -201,7 +206,6 @@ class PartitionRepair:
         for first in range(0, len(pending), USERS_AT_ONCE):
             if not await self._offer(pending[first : first + USERS_AT_ONCE]):
                 return False
-            self._tell(len(self._versions) + self._agreed_count, len(states))
         return True
 
     async def _offer(self, user_ids: Sequence[str]) -> bool:
