@@ -3,6 +3,8 @@
 ReplayError
 ├── RepairStuckError     the lake does not reach what the online store holds
 ├── LakeTooShortError    the lake does not reach back far enough for complete values
+├── LostAgainError       the online store lost a partition while it was being rebuilt
+├── NothingStoredError   there is no partition that could be rebuilt
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
 └── NotReadYetError      no worker has read what was published again
 """
@@ -22,6 +24,14 @@ class RepairStuckError(ReplayError):
 
 class LakeTooShortError(ReplayError):
     """What the lake holds begins too late for complete values."""
+
+
+class LostAgainError(ReplayError):
+    """The online store lost a partition, or was restored from an older copy, while it was being rebuilt."""
+
+
+class NothingStoredError(ReplayError):
+    """Neither the online store nor the lake knows a partition."""
 
 
 class NoSuchLetterError(ReplayError):

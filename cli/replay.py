@@ -1,0 +1,147 @@
+"""`shopstream replay`: builds states anew from what the lake holds."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
+from config.errors import ShopstreamError
+from config.settings import Settings
+from replay.rebuild import PartitionPlan, PartitionResult, Rebuild, opened_rebuild
+from schemas.event import EVENT_TOPICS
+from schemas.topics import TopicInfo, describe_topics
+
+TELL_EVERY_S = 2.0
+
+
+class Target(StrEnum):
+    """Where a replay writes."""
+
+    ONLINE = "online"
+
+
+def replay(
+    ctx: typer.Context,
+    into: Annotated[Target, typer.Option("--into", help="Where to write: online is the states that readers see.")],
+    topic: Annotated[str | None, typer.Option("--topic", help="Only this topic.")] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --topic: all its partitions, not only those that are REBUILDING.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be read and written.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Rebuild the states of partitions that were lost with Redis, from the lake, while the worker goes on.
+
+    A partition is LIVE again when each of its users has a complete state. It may be stopped at any time and run again:
+    states that are right are left alone. It exits with 1 when a partition cannot be rebuilt, and says why.
+    """
+    if everything and topic is None:
+        raise typer.BadParameter("--all needs --topic", param_hint="--all")
+    if topic is not None and topic not in EVENT_TOPICS:
+        raise typer.BadParameter(f"{topic!r} is none of {', '.join(EVENT_TOPICS)}", param_hint="--topic")
+    del into  # there is one so far
+    settings = invocation(ctx).settings().require("kafka", "redis")
+    described = describe_topics(settings)
+    topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
+    run = _Run(settings, topics, everything=everything, dry_run=dry_run, console=progress_console())
+    payload = asyncio.run(run.run())
+    emit(payload, as_json=json, text=lambda out: _print(out, payload))
+    if payload["failures"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+class _Run:
+    """One call of the command."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Mapping[str, TopicInfo],
+        *,
+        everything: bool,
+        dry_run: bool,
+        console: Console,
+    ) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._everything = everything
+        self._dry_run = dry_run
+        self._console = console
+        self._started_s = time.monotonic()
+
+    async def run(self) -> dict[str, Any]:
+        """Plan and rebuild; return the JSON form of the result."""
+        async with opened_rebuild(self._settings) as rebuild:
+            plans = await rebuild.plan(self._topics, everything=self._everything)
+            self._announce(plans)
+            results: list[PartitionResult] = []
+            failures: list[str] = []
+            for planned in [] if self._dry_run else plans:
+                try:
+                    results.append(await self._rebuild(rebuild, planned))
+                except ShopstreamError as error:
+                    self._console.print(str(error), style="red", highlight=False, soft_wrap=True)
+                    failures.append(str(error))
+        return {
+            "into": Target.ONLINE.value,
+            "dry_run": self._dry_run,
+            "planned": [planned.payload() for planned in plans],
+            "rebuilt": [result.payload() for result in results],
+            "failures": failures or [planned.problem for planned in plans if planned.problem],
+            "seconds": round(time.monotonic() - self._started_s, 1),
+        }
+
+    def _announce(self, plans: Sequence[PartitionPlan]) -> None:
+        for planned in plans:
+            log = planned.log
+            line = (
+                f"{log.topic}-{log.partition}: reads {planned.event_count:,} events of raw_events, writes up to "
+                f"{planned.user_count:,} states to Redis, and a row for each to feature_log and repairs"
+            )
+            self._console.print(planned.problem or line, highlight=False, soft_wrap=True)
+
+    async def _rebuild(self, rebuild: Rebuild, planned: PartitionPlan) -> PartitionResult:
+        work = asyncio.create_task(rebuild.rebuild(planned))
+        started_s = time.monotonic()
+        while not work.done():
+            await asyncio.wait([work], timeout=TELL_EVERY_S)
+            if not work.done() and rebuild.current is not None:
+                self._tell(planned, rebuild, time.monotonic() - started_s)
+        return await work
+
+    def _tell(self, planned: PartitionPlan, rebuild: Rebuild, seconds: float) -> None:
+        assert rebuild.current is not None
+        come = rebuild.current.progress()
+        self._console.print(
+            f"{planned.log.topic}-{planned.log.partition}: {come.event_count:,} of {planned.event_count:,} events "
+            f"({come.event_count / seconds:,.0f}/s), {come.done_count:,} users done, {come.pending_count:,} to go",
+            highlight=False,
+        )
+
+
+def _print(console: Console, payload: Mapping[str, Any]) -> None:
+    if not payload["planned"]:
+        console.print("No partition is REBUILDING.")
+        return
+    if payload["dry_run"]:
+        table = Table("topic", "partition", "status", "first offset", "end offset", "events", "users")
+        for planned in payload["planned"]:
+            table.add_row(*("-" if planned[name] is None else str(planned[name]) for name in _PLAN_COLUMNS))
+        console.print(table)
+        return
+    table = Table("topic", "partition", "repaired", "right already", "status")
+    for result in payload["rebuilt"]:
+        table.add_row(*map(str, result.values()))
+    if payload["rebuilt"]:
+        console.print(table)
+    console.print(f"{len(payload['rebuilt'])} of {len(payload['planned'])} partitions, {payload['seconds']} s")
+
+
+_PLAN_COLUMNS = ("topic", "partition", "status", "first_offset", "end_offset", "events", "users")
