@@ -9,6 +9,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Sized
+from contextlib import suppress
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -16,7 +17,10 @@ import msgspec
 from features.errors import StateError
 from features.newest import Newest
 
-LAYOUT: Final = 1
+LAYOUT: Final = 1  # that is written
+# Releases run side by side during a rolling restart, and a worker must read what another wrote. So a new layout comes
+# into this tuple first, and becomes LAYOUT one release later.
+READABLE_LAYOUTS: Final = (1,)
 TRAILER_BYTES: Final = 18
 KEY_BYTES: Final = 8
 CATEGORY_KEY_BYTES: Final = 6
@@ -245,9 +249,9 @@ def decode(state: bytes) -> TopicState:
     try:
         body = _DECODER.decode(memoryview(state)[:-TRAILER_BYTES])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StateError(f"These {len(state)} bytes are no state: {error}.", hint=_HINT) from error
-    if body.layout != LAYOUT:
-        raise StateError(f"The state has layout {body.layout}; this release reads {LAYOUT}.", hint=_HINT)
+        raise _unreadable(state, error) from error
+    if body.layout not in READABLE_LAYOUTS:
+        raise _of_another_layout(body.layout)
     if not body.session_bounds or version == 0:
         raise StateError("The state holds no event.", hint=_HINT)
     origin_ms, width = origin_of(body.newest_ms), body.width
@@ -287,6 +291,20 @@ def decode(state: bytes) -> TopicState:
         seen_times=seen_times,
         ids_forgotten_ms=body.ids_forgotten_ms,
     )
+
+
+def _unreadable(state: bytes, error: Exception) -> StateError:
+    """Tell another layout, which may be an array of any shape, from what is no state at all."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        match msgspec.msgpack.decode(memoryview(state)[:-TRAILER_BYTES]):
+            case [int(layout), *_] if layout not in READABLE_LAYOUTS:
+                return _of_another_layout(layout)
+    return StateError(f"These {len(state)} bytes are no state: {error}.", hint=_HINT)
+
+
+def _of_another_layout(layout: int) -> StateError:
+    readable = " and ".join(map(str, READABLE_LAYOUTS))
+    return StateError(f"The state has layout {layout}; this release reads {readable}.", hint=_HINT)
 
 
 def _packed(numbers: "array[int]") -> bytes:
