@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tests.faults import kills, membership
+from tests.faults import broker, kills, membership, pressure
 from tests.faults.scenario import Scenario
 
-_MODULES: Final = (kills, membership)
+_MODULES: Final = (kills, membership, pressure, broker)
 
 
 def scenarios() -> tuple[Scenario, ...]:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Final
@@ -55,21 +55,36 @@ def half_on_one_key(events: Iterable[TimedEvent]) -> Iterator[TimedEvent]:
             yield timed
 
 
+def bursting(base: float, factor: int, before_s: float, burst_s: float) -> Iterator[TimedEvent]:
+    """Yield traffic at a base rate, then at `factor` times that, then at the base rate for as long as before."""
+    passed_ms = 0
+    for rate, seconds in ((base, before_s), (base * factor, burst_s), (base, before_s)):
+        for timed in simulated(int(rate * seconds), rate=rate, disordered=0.0):
+            yield timed._replace(send_ms=timed.send_ms + passed_ms)
+        passed_ms += int(seconds * 1_000)
+
+
 def send(settings: Settings, events: Iterable[TimedEvent], log: SentLog) -> None:
     """Send events at full speed, and wait until the broker has answered for each."""
     with open_sender(settings, log, broken=True) as sender:
         sender.run(events, Pacer(clock=time.monotonic, sleep=time.sleep, speed=None))
 
 
-@contextmanager
-def background_load(
-    settings: Settings, events: Iterable[TimedEvent], log: SentLog, sent: Callable[[int], None] = lambda _: None
-) -> Iterator[None]:
-    """Send events when they are due while the block runs; on leaving all of them are acknowledged.
+class Load:
+    """Traffic on its way."""
 
-    Args:
-        sent: told, in the thread that sends, how many have been sent so far.
-    """
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    @property
+    def goes_on(self) -> bool:
+        """Tell whether it has not come to its end by itself."""
+        return self._thread.is_alive()
+
+
+@contextmanager
+def background_load(settings: Settings, events: Iterable[TimedEvent], log: SentLog) -> Iterator[Load]:
+    """Send events when they are due while the block runs; on leaving all that was sent is acknowledged."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -77,14 +92,14 @@ def background_load(
         try:
             with open_sender(settings, log, broken=True) as sender:
                 pacer = Pacer(clock=time.monotonic, sleep=time.sleep, stopped=stop.is_set)
-                sender.run(events, pacer, sent)
+                sender.run(events, pacer)
         except BaseException as error:  # noqa: BLE001 - it is raised again below, where somebody can see it
             failures.append(error)
 
     thread = threading.Thread(target=run, name="load", daemon=True)
     thread.start()
     try:
-        yield
+        yield Load(thread)
     finally:
         stop.set()
         thread.join(STOP_TIMEOUT_S)

@@ -32,7 +32,7 @@ def joins_and_leaves(arena: Arena) -> Outcome:
                 assert guest.stop() == 0, guest.tail()
                 world.wait_ready(1)
         verdict = world.finish()
-        _assert_read_once(world)
+        world.assert_read_once()
     return Outcome(2 * turns, verdict, notes="every record was read once, 0 redelivered")
 
 
@@ -47,17 +47,8 @@ def orderly_stops(arena: Arena) -> Outcome:
                 assert worker.stop() == 0, worker.tail()
         world.start_ready()
         verdict = world.finish()
-        _assert_read_once(world)
+        world.assert_read_once()
     return Outcome(turns, verdict, notes="every record was read once, 0 redelivered")
-
-
-def _assert_read_once(world: World) -> None:
-    """Assert that what all workers say to have read adds up to what was sent, and that nothing came again."""
-    read: Counter[str] = Counter()
-    for worker in world.workers:
-        read += worker.records()
-    assert read["redelivered"] == 0, read
-    assert sum(read.values()) == world.log.acknowledged_count, (read, world.log.acknowledged_count)
 
 
 def zombie(arena: Arena, points: tuple[str, ...] = ZOMBIE_POINTS) -> Outcome:

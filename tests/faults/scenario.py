@@ -6,6 +6,7 @@ A scenario runs in a `World`: topics, a Feast project, a lake and a consumer gro
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from schemas.event import EVENT_TOPICS
 from stack.embedded import EmbeddedStack, Endpoints
 from streams.observing import GroupLags, WorkerReport, read_workers
 from tests.faults.crash_plan import CrashPlan
-from tests.faults.load import background_load, send
+from tests.faults.load import Load, background_load, send
 from tests.faults.verdict import Verdict, judge
 from tests.faults.workers import HostedWorker, WorkerHost
 from tests.fresh_topics import recreate_topics
@@ -112,7 +113,7 @@ class World:
         """Send events at full speed; they are acknowledged on return."""
         send(self.settings, events, self.log)
 
-    def load(self, events: Iterable[TimedEvent]) -> AbstractContextManager[None]:
+    def load(self, events: Iterable[TimedEvent]) -> AbstractContextManager[Load]:
         """Send events at their rate while a block runs."""
         return background_load(self.settings, events, self.log)
 
@@ -183,6 +184,17 @@ class World:
         """Return the end of the newest workers' logs."""
         return "\n".join(worker.tail(1_500) for worker in self.workers[-2:])
 
+    def assert_read_once(self) -> None:
+        """Assert that what all workers say to have read adds up to what was sent: none of it came twice to anybody.
+
+        None of them may have been killed, and all must have ended.
+        """
+        read: Counter[str] = Counter()
+        for worker in self.workers:
+            read += worker.records()
+        assert read["redelivered"] == 0, read
+        assert sum(read.values()) == self.log.acknowledged_count, (read, self.log.acknowledged_count)
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> Verdict:
@@ -230,6 +242,21 @@ class Supervisor:
         self.reasons.append((self.worker.tail().strip().splitlines() or [""])[-1])
         self.world.restarts += 1
         self.worker = self.world.start(instance=self.instance)
+
+    def until_progress(self) -> None:
+        """Wait until the group commits more than it has by now."""
+        lags = GroupLags(self.world.settings)
+
+        def committed() -> int:
+            return sum(lag.committed or 0 for lag in lags.read())
+
+        before = committed()
+
+        def progressed() -> bool:
+            self.mend()
+            return committed() > before
+
+        wait_until(progressed, DRAIN_DEADLINE_S, lambda: f"nothing is committed any more: {self.world.tails()}")
 
 
 @dataclass(frozen=True)
