@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from feature_repo.fence import Fence, PartitionStatus
 from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
-from streams.ports import Clock, Fences, Offsets, TopicPartition
+from streams.ports import Clock, Fences, Offsets, Positions, TopicPartition
 from streams.progress import PartitionProgress
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ async def plan_start(
         fence = known[tp.topic].get(tp.partition)
         committed, earliest, end = positions[tp]
         _check_epoch(tp, logs[tp.topic], fence)
-        status, since_ms = _status(tp, fence, committed, clock)
+        status, since_ms = _status(tp, fence, positions[tp], clock)
         wanted = _first_offset(fence, committed)
         if wanted is not None and wanted < earliest:
             expired[tp] = earliest - wanted
@@ -64,8 +64,16 @@ def _check_epoch(tp: TopicPartition, log: TopicInfo, fence: Fence | None) -> Non
 
 
 def _status(
-    tp: TopicPartition, fence: Fence | None, committed: int | None, clock: Clock
+    tp: TopicPartition, fence: Fence | None, positions: Positions, clock: Clock
 ) -> tuple[PartitionStatus, int]:
+    committed, earliest = positions.committed or 0, positions.earliest
+    if fence is not None and fence.status is PartitionStatus.LIVE and fence.next_offset < min(committed, earliest):
+        logger.error(
+            "%s-%d: the online store was restored from a copy of offset %d, and the topic retains nothing before %d. "
+            "The partition is REBUILDING until a replay gives its states what only the lake holds.",
+            tp.topic, tp.partition, fence.next_offset, earliest,
+        )  # fmt: skip
+        return PartitionStatus.REBUILDING, clock.now_ms()
     if fence is not None:
         return fence.status, fence.since_ms
     if committed:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from config.errors import ShopstreamError
 from config.settings import WorkerSettings
+from feature_repo.fence import PartitionStatus
 from streams.assignment import plan_start
 from streams.errors import CommitPendingError, StalledError
 from streams.log_watch import LogWatch
@@ -73,6 +74,8 @@ class PartitionOwner:
         # readers learn the partitions' status, and how many partitions there are, before the first batch
         for tp, progress in self._planned.items():
             await self._fences.advance(tp.topic, tp.partition, progress.fence())
+            if progress.status is PartitionStatus.REBUILDING:
+                await self._fences.set_status(tp.topic, tp.partition, progress.status, since_ms=progress.since_ms)
         await self._suspect_deadly_records()
         await self.loop.erased.refresh()
         return {tp: progress.next_offset for tp, progress in self._planned.items()}

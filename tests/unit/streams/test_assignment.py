@@ -55,6 +55,17 @@ def test_a_lost_fence_means_rebuilding() -> None:
     assert (progress.next_offset, progress.status) == (5, PartitionStatus.REBUILDING)
 
 
+@pytest.mark.parametrize(
+    ("committed", "earliest", "expected"),
+    [(9, 6, PartitionStatus.REBUILDING), (9, 5, PartitionStatus.LIVE), (5, 6, PartitionStatus.LIVE)],
+)
+def test_an_older_copy_than_the_topic_retains_means_rebuilding(
+    committed: int, earliest: int, expected: PartitionStatus
+) -> None:
+    progress, _ = start(Positions(committed, earliest, 9), fence_at(5))
+    assert (progress.next_offset, progress.status) == (max(5, earliest), expected)
+
+
 def test_rebuilding_lasts_over_restarts() -> None:
     progress, _ = start(Positions(5, 0, 9), fence_at(5, status=PartitionStatus.REBUILDING))
     assert (progress.status, progress.since_ms) == (PartitionStatus.REBUILDING, 7)
