@@ -36,6 +36,11 @@ class Braked:
         """Return the most frequent reason."""
         return self.reasons[0][0]
 
+    @property
+    def is_misrouted(self) -> bool:
+        """Tell whether keys did not belong here: so it looks where partitions were added to a topic."""
+        return any(reason is Reason.MISROUTED for reason, _ in self.reasons)
+
     def sentence(self) -> str:
         """Say it in one line."""
         named = ", ".join(f"{reason.value} {count:,}" for reason, count in self.reasons[:3])

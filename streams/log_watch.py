@@ -6,12 +6,13 @@ applied to states of the old. Kafka tells a consumer neither.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from schemas.errors import BrokerUnavailableError, TopicError
 from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
-from streams.ports import Clock, Offsets
+from streams.ports import Batch, Clock, Offsets, TopicPartition
+from streams.progress import PartitionProgress
 
 logger = logging.getLogger(__name__)
 
@@ -93,3 +94,30 @@ class LogWatch:
         for topic, info in expected.items():
             if logs[topic].log_epoch != info.log_epoch:
                 raise LogEpochError.of(topic, was=info.log_epoch, now=logs[topic].log_epoch)
+
+
+async def verify_positions(
+    batches: Sequence[Batch], partitions: Mapping[TopicPartition, PartitionProgress], watch: LogWatch | None
+) -> None:
+    """Learn where the logs end, and notice when one is shorter than it was or goes back: then it is another log.
+
+    The lag is known before a batch is done, so that it shows while a sink is waited for.
+
+    Raises:
+        LogEpochError: it is another log, or it has lost records that were processed.
+    """
+    shrunk = False
+    for batch in batches:
+        progress = partitions[batch.tp]
+        shrunk |= batch.next_offset <= batch.end_offset < progress.end_offset
+        progress.end_offset = max(progress.end_offset, batch.end_offset, batch.next_offset)
+    # a consumer whose position is outside of the log begins at its start, and tells nobody
+    gone_back = [batch for batch in batches if batch.records[0].offset < partitions[batch.tp].next_offset]
+    if watch is not None and (shrunk or gone_back):
+        await (watch.check_now() if gone_back else watch.check_soon())
+    for batch in gone_back:
+        raise LogEpochError(
+            f"{batch.tp.topic}-{batch.tp.partition} went back from offset {partitions[batch.tp].next_offset} to "
+            f"{batch.records[0].offset}, though its topic looks the same: the broker has lost records.",
+            hint="They were applied. Give the broker its data back, or start over from the log.",
+        )

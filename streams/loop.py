@@ -27,10 +27,10 @@ from features.versioning import VersionConflictError
 from streams.brake import Braked
 from streams.decoding import BatchDecoding, DecodedBatch
 from streams.erasures import ErasedUsers
-from streams.errors import LogEpochError, SinkFailedError, StatesLostError
+from streams.errors import SinkFailedError, StatesLostError
 from streams.flushing import Flusher
 from streams.folding import UserFold, feature_log_rows, fold_all, is_older
-from streams.log_watch import LogWatch
+from streams.log_watch import LogWatch, verify_positions
 from streams.metrics import WorkerMetrics
 from streams.ports import (
     Batch,
@@ -206,7 +206,7 @@ class BatchLoop:
         self._in_flight += 1
         self._idle.clear()
         try:
-            await self._verify_positions(current)
+            await verify_positions(current, self.partitions, self._log_watch)
             await self._process(current[0].tp.topic, current)
         except AbandonedError:
             return  # not counted, not buffered, not committable: its next owner reads it again
@@ -261,16 +261,13 @@ class BatchLoop:
 
     async def _decode(self, batches: Sequence[Batch]) -> list[DecodedBatch]:
         """Decode; a batch that its partition's brake refuses is left out, and nothing of that partition follows."""
-        works: list[DecodedBatch] = []
-        for batch in batches:
-            decoded = await self._decoding.decode(batch, self.partitions[batch.tp])
-            if isinstance(decoded, Braked):
-                self._brake(batch.tp, decoded)
-            else:
-                works.append(decoded)
-        if self._log_watch is not None and any(work.is_misrouted for work in works):
+        decoded = [await self._decoding.decode(batch, self.partitions[batch.tp]) for batch in batches]
+        if self._log_watch is not None and any(work.is_misrouted for work in decoded):
             await self._log_watch.check_soon()  # before any of it is pushed: so it looks when partitions were added
-        return works
+        for batch, work in zip(batches, decoded, strict=True):
+            if isinstance(work, Braked):
+                self._brake(batch.tp, work)
+        return [work for work in decoded if isinstance(work, DecodedBatch)]
 
     def _brake(self, tp: TopicPartition, braked: Braked) -> None:
         self.partitions[tp].braked = braked
@@ -281,26 +278,6 @@ class BatchLoop:
             "worker.brake_share (1 switches the brake off).",
             tp.topic, tp.partition, braked.sentence(),
         )  # fmt: skip
-
-    async def _verify_positions(self, batches: Sequence[Batch]) -> None:
-        """Learn where the log ends, and notice when it is shorter than it was: then it is another log.
-
-        The lag is known before a batch is done, so that it shows while a sink is waited for.
-        """
-        shrunk = False
-        for batch in batches:
-            progress = self.partitions[batch.tp]
-            shrunk |= batch.next_offset <= batch.end_offset < progress.end_offset
-            progress.end_offset = max(progress.end_offset, batch.end_offset, batch.next_offset)
-        gone_back = [batch for batch in batches if batch.records[0].offset < self.partitions[batch.tp].next_offset]
-        if self._log_watch is not None and (shrunk or gone_back):
-            await (self._log_watch.check_now() if gone_back else self._log_watch.check_soon())
-        for batch in gone_back:
-            raise LogEpochError(
-                f"{batch.tp.topic}-{batch.tp.partition} went back from offset {self.partitions[batch.tp].next_offset} "
-                f"to {batch.records[0].offset}, though its topic is the same: the broker has lost records.",
-                hint="They were applied. Give the broker its data back, or start over from the log.",
-            )
 
     async def _load(self, topic: str, folds: Mapping[str, UserFold]) -> None:
         cache = self._caches[topic]
