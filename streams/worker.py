@@ -11,12 +11,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from config.errors import ShopstreamError
 from config.settings import Settings
+from feature_repo.erasing import ErasedStates
 from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.partition_owners import PartitionOwners
 from feature_repo.states import StateStore
 from schemas.codec import Codec
 from schemas.event import CLICKS_TOPIC, DEAD_LETTERS_TOPIC, EVENT_TOPICS
+from schemas.privacy import Pseudonyms
 from schemas.registry import RegistryClient, register_own_schemas
 from schemas.topics import check_group_rights, check_rights, describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
@@ -25,12 +27,15 @@ from sinks.online import OnlineSink
 from streams.adapters import CodecDecoder, FeastStates, ThreadedLake, ThreadedLetters
 from streams.clock import SystemClock
 from streams.endpoint import MetricsEndpoint
+from streams.erasures import KnownErasures
 from streams.faust_app import FeatureApp
 from streams.kafka_offsets import KafkaOffsets
 from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
+from streams.ports import Decoder, Lake, Letters
+from streams.privacy import LakeWithoutOriginals, LettersWithoutOriginals, PseudonymDecoder
 from streams.quarantine import PROBING_COMMAND, ProbingQuarantine
 
 
@@ -49,7 +54,7 @@ def build_app(
         probing: the command that decodes suspicious records, for whoever injects deadly ones.
 
     Raises:
-        SettingsError: a service has no address.
+        SettingsError: a service has no address, or the key of earlier erasures is not set.
         TopicError: an event topic is missing, or keeps the producers' timestamps.
         BrokerUnavailableError, OnlineStoreError, RegistryError: a service does not answer.
         AccessDeniedError: a service does not let us in, or not do what a worker does.
@@ -77,23 +82,26 @@ def build_app(
         unknown_id_ttl_s=settings.registry.unknown_id_ttl_s,
         clock_ms=clock.now_ms,
     )
-    letters = DeadLetterTopic(settings)
-    sinks = through(
-        Sinks(
-            online=FeastStates(StateStore(store), OnlineSink(store)),
-            fences=fences,
-            lake=ThreadedLake(LakeSink(settings.lake_path)),
-            letters=ThreadedLetters(letters),
-        )
-    )
+    decoder: Decoder = CodecDecoder(codec)
+    lake: Lake = ThreadedLake(LakeSink(settings.lake_path))
+    letters: Letters = ThreadedLetters(DeadLetterTopic(settings))
+    pseudonyms = Pseudonyms.in_use(settings.privacy)
+    if pseudonyms is not None:
+        decoder = PseudonymDecoder(decoder, pseudonyms)
+        lake, letters = LakeWithoutOriginals(lake), LettersWithoutOriginals(letters)
+    online = FeastStates(StateStore(store), OnlineSink(store))
+    sinks = through(Sinks(online=online, fences=fences, lake=lake, letters=letters))
+    erasures = KnownErasures(settings.lake_path, ErasedStates(store), Pseudonyms.with_key_of(settings.privacy))
+    erasures.check()
     offsets = KafkaOffsets(settings, lambda: app.batch_consumer)
     log_watch = LogWatch(offsets, interval_s=settings.worker.log_check_interval_s, clock=clock)
     quarantine = ProbingQuarantine(
         schema_registry.fetch, limits=settings.events, settings=settings.worker, command=probing
     )
     loop = BatchLoop(
-        settings.worker, CodecDecoder(codec), sinks, metrics, clock, log_watch=log_watch, quarantine=quarantine
-    )
+        settings.worker, decoder, sinks, metrics, clock,
+        log_watch=log_watch, quarantine=quarantine, erasures=erasures,
+    )  # fmt: skip
     owner = PartitionOwner(
         loop,
         settings.worker,
