@@ -13,7 +13,7 @@ LOCKS := requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(BIN)/uv
 ARTEFACTS := $(or $(SHOPSTREAM_CACHE_DIR),$(HOME)/.cache/shopstream)
 
-.PHONY: help setup demo test check clean lock
+.PHONY: help setup demo test check clean lock audit
 
 help:  ## what can be done
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ check: setup  ## lint, types, architecture, docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/unit/docs
+
+audit: setup  ## look up the locked packages for known vulnerabilities
+	@$(BIN)/python .ci/audit.py
 
 lock: setup  ## resolve the locks again
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade pyproject.toml -o requirements/runtime.txt

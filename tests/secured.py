@@ -72,7 +72,7 @@ class Certificates:
         made = cls(*(folder / f"{name}.pem" for name in ("ca", "stranger", "server", "client", "client-key")))
         authority.cert_pem.write_to_path(str(made.ca))
         stranger.cert_pem.write_to_path(str(made.stranger_ca))
-        server, client = authority.issue_cert(HOST, "localhost"), authority.issue_cert(common_name="worker")
+        server, client = authority.issue_cert(HOST), authority.issue_cert("worker.shop", common_name="worker")
         made.server.write_bytes(_pkcs8(server) + b"".join(part.bytes() for part in server.cert_chain_pems))
         made.client.write_bytes(b"".join(part.bytes() for part in client.cert_chain_pems))
         made.client_key.write_bytes(_pkcs8(client, password("key")))
@@ -113,15 +113,16 @@ class SecuredKafka:
 
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         wanted = UserScramCredentialUpsertion(name, info, password(name).encode())
-        for done in AdminClient(dict(self.admin)).alter_user_scram_credentials([wanted]).values():
+        admin = AdminClient(dict(self.admin))  # it must outlive its answers
+        for done in admin.alter_user_scram_credentials([wanted]).values():
             done.result(30)
 
     def allow(self, name: str, *rights: tuple[str, str, str]) -> None:
         """Allow a user operations: (kind of resource, its name, operation)."""
         from confluent_kafka.admin import AdminClient
 
-        asked = AdminClient(dict(self.admin)).create_acls([_binding(name, right) for right in rights])
-        for done in asked.values():
+        admin = AdminClient(dict(self.admin))
+        for done in admin.create_acls([_binding(name, right) for right in rights]).values():
             done.result(30)
 
     def forbid(self, name: str, *rights: tuple[str, str, str]) -> None:
@@ -134,7 +135,8 @@ class SecuredKafka:
             )
             for b in (_binding(name, right) for right in rights)
         ]
-        for done in AdminClient(dict(self.admin)).delete_acls(filters).values():
+        admin = AdminClient(dict(self.admin))
+        for done in admin.delete_acls(filters).values():
             assert done.result(30)
 
 
@@ -335,7 +337,7 @@ def secured_registry(
 
         do_GET = do_POST = do_PUT = do_DELETE = _forward  # noqa: N815 - the base class finds them by these names
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class' signature
+        def log_message(self, *_: Any) -> None:
             """Print nothing."""
 
     context = _server_context(certificates, asks_for_certificate=asks_for_certificate)
