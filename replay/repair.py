@@ -156,43 +156,52 @@ class PartitionRepair:
         return RepairProgress(self._fold.event_count, done_count, len(self._fold.states))
 
     async def run(self, until_offset: int = 0, *, only_partial: bool = False) -> None:
-        """Repair until the lake reaches `until_offset` and nobody below it is left.
+        """Repair until nobody is left; begin when the lake reaches `until_offset`.
 
         Args:
+            until_offset: what live has applied for sure; a user without a state has no event between.
             only_partial: leave states alone that are not marked as partial.
 
         Raises:
             RepairStuckError: the lake did not get there in time.
             LakeUnavailableError, OnlineStoreError: call again.
         """
-        clock = self._ports.clock
         self._only_partial = only_partial
+        await self._heed_erasures()
+        await self._reach(until_offset)
         hold_from_s: float | None = None
         held = False
-        moved_s = clock.monotonic_s()
-        await self._heed_erasures()
+        clock = self._ports.clock
         try:
-            while True:
-                if await asyncio.to_thread(self._fold.read_on):
-                    moved_s = clock.monotonic_s()
-                if not await self._round():
-                    continue
-                if not self._fold.states and self._fold.position >= until_offset:
-                    break
+            while not await self._round() or self._fold.states:
                 now_s = clock.monotonic_s()
                 if hold_from_s is None:
                     hold_from_s = now_s + HOLD_AFTER_S
-                waited_from_s = hold_from_s if self._fold.states else moved_s
-                if now_s - waited_from_s > self._wait_s:
-                    raise await self._stuck(until_offset)
-                if now_s > hold_from_s:
+                elif now_s > hold_from_s + self._wait_s:
+                    raise await self._stuck()
+                elif now_s > hold_from_s:
                     held = True
                     await self._hold(round(HOLD_S * 1000))
                 await asyncio.sleep(POLL_S)
+                await asyncio.to_thread(self._fold.read_on)
         finally:
             if held:
                 await self._hold(None)
         await self._log_earlier()
+
+    async def _reach(self, until_offset: int) -> None:
+        """Read until the lake reaches an offset."""
+        moved_s: float | None = None
+        while True:
+            moved = await asyncio.to_thread(self._fold.read_on)
+            if self._fold.position >= until_offset:
+                return
+            now_s = self._ports.clock.monotonic_s()
+            if moved or moved_s is None:
+                moved_s = now_s
+            elif now_s - moved_s > self._wait_s:
+                raise await self._stuck()
+            await asyncio.sleep(POLL_S)
 
     async def _hold(self, for_ms: int | None) -> None:
         until_ms = 0 if for_ms is None else self._ports.clock.now_ms() + for_ms
@@ -268,13 +277,13 @@ class PartitionRepair:
         if earlier:
             await asyncio.to_thread(self._sink.log_missing, earlier)
 
-    async def _stuck(self, until_offset: int) -> RepairStuckError:
+    async def _stuck(self) -> RepairStuckError:
         fence = (await self._ports.fences.read(self._log.topic)).get(self._log.partition)
-        applied = max(until_offset, 0 if fence is None else fence.next_offset)
-        waiting = f", and {len(self._fold.states)} users wait for it" if self._fold.states else ""
+        applied = 0 if fence is None else fence.next_offset
+        waiting = f"; {len(self._fold.states)} users wait for it" if self._fold.states else ""
         return RepairStuckError(
             f"{self._log.topic}-{self._log.partition}: the lake holds the log up to offset {self._fold.position}, the "
-            f"online store up to {applied}{waiting}; nothing changed for {self._wait_s:g} s.",
+            f"online store up to {applied}{waiting}. That did not change for {self._wait_s:g} s.",
             hint="Start a worker, or see why the one that runs does not flush; then run this again, it goes on where "
             "it stopped. If the lake was restored from an older copy, restore the newest one.",
         )

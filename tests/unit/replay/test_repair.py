@@ -213,7 +213,7 @@ def test_a_lake_that_stays_behind_is_told(world: World) -> None:
         while not work.done():
             world.clock.pass_s(2)
             await asyncio.sleep(0)
-        with pytest.raises(RepairStuckError, match="up to offset 2, the online store up to 4, and 1 users wait"):
+        with pytest.raises(RepairStuckError, match="up to offset 2, the online store up to 4; 1 users wait"):
             await work
         assert (await world.fences.read(CLICKS_TOPIC))[0].hold_until_ms == 0  # live goes on
 
