@@ -40,6 +40,10 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
             "p99": workers.freshness_quantile_ms(0.99),
         },
         "rebuilding_partitions": workers.rebuilding,
+        "braked_partitions": [
+            {"topic": tp.topic, "partition": tp.partition, "reason": reason}
+            for tp, reason in sorted(workers.braked.items())
+        ],
         "conflicts": workers.conflicts,
         "rss_mb": round(workers.rss_bytes / 1e6, 1),
     }
@@ -62,3 +66,9 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
         console.print(f"from append to readable: at most {p50:,.0f} ms (p50), {p99:,.0f} ms (p99)", highlight=False)
     if payload["rebuilding_partitions"]:
         console.print(f"[yellow]{payload['rebuilding_partitions']} partitions are REBUILDING: replay them[/yellow]")
+    for braked in payload["braked_partitions"]:
+        console.print(
+            f"[red]{braked['topic']}-{braked['partition']} is stopped: too many of its records are dead letters "
+            f"({braked['reason']}); the worker's log says more[/red]",
+            highlight=False,
+        )

@@ -2,8 +2,6 @@
 
 import gc
 import logging
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,22 +17,11 @@ from streams.endpoint import MetricsEndpoint
 from streams.ownership import PartitionOwner
 from streams.ports import Batch
 from streams.transport import BatchConsumer, BatchTransport
+from streams.watchdog import LoopWatchdog, arm_hard_exit
 
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_INTERVAL_S = 0.1
-
-
-def arm_hard_exit(timeout_s: float) -> None:
-    """End the process if an orderly stop takes longer than `timeout_s`; a worker that hangs must be restarted."""
-
-    def cut_short() -> None:
-        logger.critical("the stop took longer than %g s and is cut short", timeout_s)
-        os._exit(1)
-
-    timer = threading.Timer(timeout_s, cut_short)
-    timer.daemon = True
-    timer.start()
 
 
 class BatchSchema(faust.Schema):
@@ -63,6 +50,7 @@ class FeatureApp(faust.App):
         self.linger_s = settings.worker.linger_ms / 1000
         self._stop_timeout_s = settings.worker.stop_timeout_s
         worker = settings.worker
+        self._watchdog = LoopWatchdog(worker.stall_timeout_s)
         super().__init__(
             worker.group_id,
             broker=[f"kafka://{server}" for server in settings.require("kafka").kafka.bootstrap_servers.split(",")],
@@ -96,13 +84,15 @@ class FeatureApp(faust.App):
     async def on_start(self) -> None:
         """Serve metrics from the start, and keep the collector off what lives for ever."""
         self._endpoint.start()
+        self._watchdog.start()
         gc.collect()
         gc.freeze()
         await super().on_start()
 
     async def on_stop(self) -> None:
         """Give the partitions back; a stop that hangs is cut short, since what is not committed is read again."""
-        arm_hard_exit(self._stop_timeout_s)
+        arm_hard_exit(self._stop_timeout_s, lambda: self.ownership.failure)
+        self._watchdog.stop()
         await super().on_stop()
         self._endpoint.stop()
 
@@ -149,6 +139,7 @@ class FeatureApp(faust.App):
                 # a task of its own: it must notice when the other one waits for ever
                 while not self.should_stop:
                     await self.sleep(HOUSEKEEPING_INTERVAL_S)
+                    app._watchdog.beat()
                     with app._stopping_on_failure():
                         app.ownership.observe()
 

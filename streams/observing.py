@@ -49,6 +49,7 @@ class WorkerReport:
         dead_letters: dead letters by reason.
         read: next offset of each partition that a worker owns.
         freshness_s: upper bounds of the histogram's buckets, and how many batches lie below each.
+        braked: the most frequent reason of each partition that was stopped because too many of its records fail.
         rss_bytes: resident memory of all workers.
     """
 
@@ -59,6 +60,7 @@ class WorkerReport:
     freshness_s: Counter[float] = field(default_factory=Counter)
     conflicts: int = 0
     rebuilding: int = 0
+    braked: dict[TopicPartition, str] = field(default_factory=dict)
     rss_bytes: int = 0
 
     def freshness_quantile_ms(self, quantile: float) -> float | None:
@@ -145,13 +147,15 @@ class GroupLags:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Tell whether the broker only asks for patience: the group's coordinator is being loaded or moved."""
+    """Tell whether the broker only asks for patience: a coordinator is being loaded or moved, a topic was just made."""
     from confluent_kafka import KafkaError, KafkaException
 
     return isinstance(error, KafkaException) and error.args[0].code() in {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
     }
 
 
@@ -202,3 +206,5 @@ def _add_sample(report: WorkerReport, sample: Any) -> None:
             report.conflicts += int(value)
         case "shopstream_partition_rebuilding":
             report.rebuilding += int(value)
+        case "shopstream_partition_braked" if value:
+            report.braked[TopicPartition(labels["topic"], int(labels["partition"]))] = labels["reason"]
