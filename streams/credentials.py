@@ -1,11 +1,20 @@
-"""The Kafka credentials of the settings, as Faust hands them to its consumer."""
+"""What the worker's consumer shows to Kafka, and what it means when Kafka refuses it."""
 
 from typing import Any
 
 import faust
+from aiokafka import errors as kafka_errors
 
 from config.security import tls_context
 from config.services import KafkaSettings
+from schemas.errors import BrokerAccessError
+from schemas.kafka_client import rights_error
+
+_RIGHTS = (
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
 
 
 def broker_credentials(settings: KafkaSettings) -> Any:
@@ -19,3 +28,12 @@ def broker_credentials(settings: KafkaSettings) -> Any:
             ssl_context=context,
         )
     return None if context is None else faust.SSLCredentials(context)
+
+
+def refusal(error: BaseException | None, settings: KafkaSettings) -> BrokerAccessError | None:
+    """Say in our words that Kafka took a right away while the consumer ran; None if the error is of another kind."""
+    if not isinstance(error, _RIGHTS):
+        return None
+    kind = "use the consumer group" if isinstance(error, kafka_errors.GroupAuthorizationFailedError) else "read topic"
+    named = ", ".join(str(part) for part in error.args)
+    return rights_error(settings, f"to {kind} {named}")

@@ -1,5 +1,6 @@
 """The composition root of the worker process: settings in, a running worker out."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from sinks.lake import LakeSink
 from sinks.online import OnlineSink
 from streams.adapters import CodecDecoder, FeastStates, ThreadedLake, ThreadedLetters
 from streams.clock import SystemClock
+from streams.credentials import refusal
 from streams.endpoint import MetricsEndpoint
 from streams.erasures import KnownErasures
 from streams.faust_app import FeatureApp
@@ -61,7 +63,7 @@ def build_app(
     """
     settings.require("kafka", "registry", "redis")
     if not debug:
-        _log_expected_failures_in_a_sentence()
+        _log_expected_failures_in_a_sentence(settings)
     topics = describe_topics(settings)
     verify_topics(topics)
     check_rights(settings, topics, {**dict.fromkeys(EVENT_TOPICS, "READ"), DEAD_LETTERS_TOPIC: "WRITE"})
@@ -149,7 +151,7 @@ def run_worker(settings: Settings, *, loglevel: str = "info", debug: bool = Fals
         worker.execute_from_commandline()
     except SystemExit as request:
         code = request.code
-    failure = app.ownership.failure
+    failure = app.ownership.failure or refusal(app.crash_reason, settings.kafka)
     records: Counter[str] = Counter()
     for family in app.ownership.metrics.records.collect():
         for sample in family.samples:
@@ -160,13 +162,14 @@ def run_worker(settings: Settings, *, loglevel: str = "info", debug: bool = Fals
     return WorkerResult(0, dict(records), "") if not code else WorkerResult(1, dict(records), "it crashed, see above")
 
 
-def _log_expected_failures_in_a_sentence() -> None:
-    """Leave the traceback of our own errors out of the log: they say what is wrong and what to do."""
+def _log_expected_failures_in_a_sentence(settings: Settings) -> None:
+    """Leave the traceback of our own errors, and of refusals, out of the log: the sentence says what is wrong."""
     create = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         made = create(*args, **kwargs)
-        if made.exc_info and isinstance(made.exc_info[1], ShopstreamError):
+        error = made.exc_info[1] if made.exc_info else None
+        if isinstance(error, ShopstreamError | asyncio.CancelledError) or refusal(error, settings.kafka):
             made.exc_info = None
         return made
 
