@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import erase
 from cli.context import JsonFlag, emit, invocation, progress_console
 from sinks.maintenance import MaintenanceReport, maintain_lake
 
@@ -15,6 +16,9 @@ app = typer.Typer(no_args_is_help=True, help="Upkeep of the Delta tables.")
 @app.callback()
 def lake() -> None:
     """Upkeep of the Delta tables."""
+
+
+app.command()(erase.erase)
 
 
 @app.command()

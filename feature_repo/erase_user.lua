@@ -1,7 +1,8 @@
 -- Erases the states of one user, and notes in the same instant how far they had come (feature_repo/erasing.py).
 --
 -- KEYS   [1] the user's hash, [2] the project's marks
--- ARGV   four per view: field of the state, field of its timestamp, field of the mark, greatest version to erase
+-- ARGV   [1] `all` where nothing of the user is to stay; then four per view: field of the state, field of its
+--        timestamp, field of the mark, greatest version to erase
 -- returns per view: the version that was erased (8 bytes, big-endian), or an empty string where nothing was
 --
 -- A stored value ends in the trailer of the state, and that in the version; versions are compared byte by byte.
@@ -19,8 +20,7 @@ local function less(a, b)
 end
 
 local told = {}
-local keeps_some = false
-for at = 1, #ARGV, 4 do
+for at = 2, #ARGV, 4 do
   local state, timestamp, mark, limit = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local stored = redis.call('HGET', KEYS[1], state)
   -- what is too short to be a state is erased, too
@@ -36,11 +36,10 @@ for at = 1, #ARGV, 4 do
     redis.call('HDEL', KEYS[1], state, timestamp)
     told[#told + 1] = version
   else
-    keeps_some = keeps_some or version
     told[#told + 1] = ''
   end
 end
-if not keeps_some then
-  redis.call('DEL', KEYS[1])  -- with it, what other views ever kept of the user
+if ARGV[1] == 'all' then
+  redis.call('DEL', KEYS[1])  -- with it, what views of other versions keep of the user
 end
 return told

@@ -57,7 +57,8 @@ class ErasedStates:
 
         Args:
             user_id: as it is stored.
-            up_to: one per topic; a state whose version is greater than that of the mark stays.
+            up_to: at most one per topic; a state whose version is greater than that of the mark stays. With
+                `ANY_VERSION` for every topic all that there is of the user goes.
 
         Returns:
             The version of what was erased, by topic.
@@ -67,7 +68,8 @@ class ErasedStates:
         """
         if self._connections.is_cluster:
             raise OnlineStoreError("Users cannot be erased from a Redis Cluster.", hint="Use a single Redis.")
-        arguments = [argument for mark in up_to for argument in _arguments(mark)]
+        erases_all = [mark.version for mark in up_to] == [ANY_VERSION] * len(VIEWS)
+        arguments = [b"all" if erases_all else b"some", *(argument for mark in up_to for argument in _arguments(mark))]
         rows = [Row(self._template.key(user_id), ()), Row(self._marks_key, ())]
         answers = self._script.run(self._connections, arguments, rows)
         told = itertools.chain.from_iterable(answers)

@@ -6,7 +6,8 @@ ReplayError
 ├── LostAgainError       the online store lost a partition while it was being rebuilt
 ├── NothingStoredError   there is no partition that could be rebuilt
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
-└── NotReadYetError      no worker has read what was published again
+├── NotReadYetError      no worker has read what was published again
+└── NotCommittedError    the workers have not come past an erasure yet
 """
 
 from collections.abc import Sequence
@@ -51,3 +52,20 @@ class NoSuchLetterError(ReplayError):
 
 class NotReadYetError(ReplayError):
     """No worker has read, within the time given, what was published again."""
+
+
+class NotCommittedError(ReplayError):
+    """Workers run, and have not committed everything before an erasure.
+
+    Args:
+        partitions: how many partitions are behind.
+        records: how many records they have left.
+    """
+
+    def __init__(self, group_id: str, partitions: int, records: int, waited_s: float) -> None:
+        super().__init__(
+            f"The workers of {group_id} have {records:,} records of {partitions} partitions left before the request, "
+            f"after {waited_s:g} s; what they have not written cannot be erased.",
+            hint="The request is noted. See `shopstream status`; then run the same command again, with workers that "
+            "keep up or with none: it goes on from there.",
+        )

@@ -75,6 +75,33 @@ def erasable_tables() -> tuple[LakeTable, ...]:
     )
 
 
+def logs_of_users(lake: Path, table: LakeTable, ids: Sequence[str]) -> set[tuple[str, str, int]]:
+    """Return topic, log epoch and partition of every log that a table has rows of these users from.
+
+    Raises:
+        LakeUnavailableError: the table cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    from sinks.delta import explained, opened
+
+    path = lake / table.name
+    handle = opened(path)
+    if handle is None:
+        return set()
+    if table is DEAD_LETTERS:
+        wanted = pc.field("key").isin(pa.array([user_id.encode() for user_id in ids], pa.binary()))
+    else:
+        wanted = pc.field("user_id").isin(pa.array(list(ids), pa.string()))
+    found: set[tuple[str, str, int]] = set()
+    with explained(path, _HINT):
+        names = ["topic", "log_epoch", "partition"]
+        for batch in handle.to_pyarrow_dataset().to_batches(columns=names, filter=wanted):
+            found |= set(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+    return found
+
+
 class TableEraser:
     """Erases from one table. Blocking; every step may be repeated, also after a kill in its middle.
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from config.errors import SettingsError
-from schemas.event import Record
 from schemas.privacy import Pseudonyms
 from sinks.tables import ERASURES
 
 REQUESTED: Final = "requested"
+ELSEWHERE: Final = "elsewhere"
 CUT: Final = "cut"
 LETTER: Final = "letter"
 FINISHED: Final = "finished"
 
 _WRITE_HINT: Final = "Check that the disk has room and that this user may write there; then run the command again."
 _DAY_MS: Final = 86_400_000
-_ENDS: Final = (REQUESTED, CUT)
+_ENDS: Final = (REQUESTED, ELSEWHERE, CUT)
 
 
 class ErasedLog(NamedTuple):
@@ -87,11 +87,11 @@ class Tombstones:
             return 0
         return max(ends.get(subject, 0) for subject in self.pseudonyms.subjects(user_id))
 
-    def covers_letter(self, record: Record, log: ErasedLog) -> bool:
-        """Tell whether a record that became a dead letter was of an erased user."""
-        if record.offset in self.letters.get(log, ()):
+    def covers_letter(self, key: bytes | None, offset: int, log: ErasedLog) -> bool:
+        """Tell whether a record that became a dead letter was of an erased user, by its key and its place."""
+        if offset in self.letters.get(log, ()):
             return True
-        return record.key is not None and record.offset < self.end_of(record.key.decode(errors="replace"), log)
+        return key is not None and offset < self.end_of(key.decode(errors="replace"), log)
 
     def reach(self, log: ErasedLog) -> int:
         """Return the offset from which on nothing of a log is erased: only what lies below it needs to be looked at."""

@@ -216,8 +216,9 @@ ERASURES: Final = LakeTable(
         Column(
             "step",
             _S,
-            "`requested`; `cut` where the online state reached further; `letter` for a dead letter that named the user "
-            "elsewhere than in its key; `finished`.",
+            "`requested`; `elsewhere` for the partitions that the user's key does not belong to, where letters may be; "
+            "`cut` where the online state reached further; `letter` for a dead letter that named the user elsewhere "
+            "than in its key; `finished`.",
         ),
         Column("subject", _S, "Keyed hash of the user (docs/how-to/erase-a-customer.md)."),
         Column("key_id", _S, "Which key that is, as a hash of it."),

@@ -1,0 +1,51 @@
+"""Erases once more what an older copy of the online store or of the lake has brought back."""
+
+from collections.abc import Sequence
+
+from feature_repo.erasing import Mark
+from replay.erase import ErasureReport, erase_tables
+from replay.erasure_ports import Ports
+from sinks.erasures import CUT, REQUESTED, ErasureRow, read_erasures, tombstones_of
+from sinks.maintenance import exclusive
+
+
+def erase_again(ports: Ports) -> ErasureReport:
+    """Erase what an older copy of the online store or of the lake has brought back of earlier erasures.
+
+    Raises:
+        SettingsError: they were noted under another key.
+        LakeBusyError: other upkeep of the lake is under way.
+        LakeUnavailableError, OnlineStoreError, BrokerUnavailableError: something does not answer.
+    """
+    lake = ports.settings.lake_path
+    if not lake.is_dir():
+        return ErasureReport({}, (), ports.copies())
+    with exclusive(lake):
+        rows = read_erasures(lake)
+        tombstones = tombstones_of(rows, ports.pseudonyms)
+        if not tombstones:
+            return ErasureReport({}, (), ports.copies())
+        states = _states_again(ports, rows)
+        tables = erase_tables(ports, tombstones, None)
+        return ErasureReport(states, tables, ports.copies())
+
+
+def _states_again(ports: Ports, rows: Sequence[ErasureRow]) -> dict[str, int]:
+    """Erase the states of erased users that are not newer than their tombstone; return how many, by topic."""
+    limits: dict[str, dict[str, Mark]] = {}
+    for row in rows:
+        is_current = row.topic in ports.topics and row.log.topic_id == ports.topics[row.topic].topic_id
+        if row.step in (REQUESTED, CUT) and is_current:
+            mark = Mark(row.subject, row.topic, row.log.topic_id, row.partition, row.offset)
+            held = limits.setdefault(row.subject, {}).get(row.topic)
+            if held is None or held.version < mark.version:
+                limits[row.subject][row.topic] = mark
+    erased: dict[str, int] = {}
+    for users in ports.states.users():
+        for user_id in users:
+            for subject in ports.pseudonyms.subjects(user_id):
+                for topic in ports.states.erase(user_id, list(limits.get(subject, {}).values())):
+                    erased[topic] = erased.get(topic, 0) + 1
+    for subject in limits:
+        ports.states.drop_marks(ports.states.marks_of(subject))
+    return erased
