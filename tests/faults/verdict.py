@@ -1,11 +1,12 @@
 """What a fault has cost: each record's place in the lake, each state and many features, compared with what was sent."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from cli.demo_check import compare_features, compare_positions, compare_states
 from config.settings import Settings
-from sinks.lake_reads import offsets
-from sinks.tables import LAKE_TABLES
+from features.state import read_trailer
+from sinks.tables import FEATURE_LOG
 from traffic.sent_log import SentLog
 
 EXAMPLES_MAX = 5
@@ -44,8 +45,7 @@ def judge(settings: Settings, log: SentLog, *, users_max: int = 300) -> Verdict:
     """
     lost, doubled, _, differences = compare_positions(settings, log)
     strangers = sum("never sent" in difference for difference in differences)
-    logged = offsets(settings.lake_path, LAKE_TABLES["feature_log"])
-    doubled_states = sum(len(versions) - len(set(versions)) for versions in logged.values())
+    doubled_states = _doubled_states(settings)
     if doubled_states:
         differences.append(f"{doubled_states} states are in feature_log twice")
     agreement = compare_states(settings)
@@ -60,3 +60,18 @@ def judge(settings: Settings, log: SentLog, *, users_max: int = 300) -> Verdict:
         mismatched=strangers + agreement.differing + len(mismatches),
         examples=tuple(differences[:EXAMPLES_MAX]),
     )
+
+
+def _doubled_states(settings: Settings) -> int:
+    """Count states that were logged twice; a repair writes a version again, one generation above."""
+    from deltalake import DeltaTable
+
+    path = settings.lake_path / FEATURE_LOG.name
+    if not DeltaTable.is_deltatable(str(path)):
+        return 0
+    seen: Counter[tuple[str, int, int, int]] = Counter()
+    names = ["topic", "partition", "version", "state"]
+    for batch in DeltaTable(path).to_pyarrow_dataset().to_batches(columns=names):
+        for topic, partition, version, state in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            seen[topic, partition, version, read_trailer(state).generation] += 1
+    return sum(count - 1 for count in seen.values())
