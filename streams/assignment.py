@@ -46,14 +46,16 @@ async def plan_start(
                 "going on at offset %d. Backfill from another copy if they matter.",
                 tp.topic, tp.partition, expired[tp], wanted, earliest,
             )  # fmt: skip
+        next_offset = max(earliest, wanted or 0)
         starts[tp] = PartitionProgress(
             tp,
             logs[tp.topic],
             status,
-            next_offset=max(earliest, wanted or 0),
+            next_offset=next_offset,
             committed_offset=committed,
             end_offset=end,
             since_ms=since_ms,
+            is_fenced=fence is not None and fence.next_offset >= next_offset,
         )
     return starts, expired
 
@@ -63,9 +65,7 @@ def _check_epoch(tp: TopicPartition, log: TopicInfo, fence: Fence | None) -> Non
         raise LogEpochError.of(tp.topic, was=fence.epoch, now=log.log_epoch)
 
 
-def _status(
-    tp: TopicPartition, fence: Fence | None, positions: Positions, clock: Clock
-) -> tuple[PartitionStatus, int]:
+def _status(tp: TopicPartition, fence: Fence | None, positions: Positions, clock: Clock) -> tuple[PartitionStatus, int]:
     committed, earliest = positions.committed or 0, positions.earliest
     if fence is not None and fence.status is PartitionStatus.LIVE and fence.next_offset < min(committed, earliest):
         logger.error(

@@ -73,7 +73,8 @@ class PartitionOwner:
             self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
         # readers learn the partitions' status, and how many partitions there are, before the first batch
         for tp, progress in self._planned.items():
-            await self._fences.advance(tp.topic, tp.partition, progress.fence())
+            if not progress.is_fenced:  # one that was lost since it was read must stay lost, to be noticed
+                await self._fences.advance(tp.topic, tp.partition, progress.fence())
             if progress.status is PartitionStatus.REBUILDING:
                 await self._fences.set_status(tp.topic, tp.partition, progress.status, since_ms=progress.since_ms)
         await self._suspect_deadly_records()

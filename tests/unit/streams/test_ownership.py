@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config.settings import WorkerSettings
-from feature_repo.fence import PartitionStatus
+from feature_repo.fence import Fence, PartitionStatus
 from schemas.event import CLICKS_TOPIC, Event
 from schemas.topics import TopicInfo
 from sinks.rows import FlushReport
@@ -59,6 +59,29 @@ def test_an_assignment_places_fences_that_readers_see() -> None:
     asyncio.run(world.take())
     fence = world.fences.read_blocking(CLICKS_TOPIC)[0]
     assert (fence.epoch, fence.next_offset, fence.status) == ("id:1", 0, PartitionStatus.LIVE)
+
+
+class EmptiedAfterTheFirstRead(InMemoryFences):
+    """Redis is emptied between the look at the fences and what follows it."""
+
+    async def read(self, topic: str) -> dict[int, Fence]:
+        found = await super().read(topic)
+        self.lose()
+        return found
+
+
+def test_a_fence_that_is_lost_during_the_assignment_is_not_put_back() -> None:
+    world = World()
+    fences = EmptiedAfterTheFirstRead()
+
+    async def scenario() -> None:
+        await fences.replace(CLICKS_TOPIC, 0, Fence("id:1", 4, PartitionStatus.LIVE, 0))
+        world.owner._fences = fences
+        world.owner._offsets = FixedOffsets(LOG, {TP: Positions(4, 0, 4)})
+        assert await world.owner.assigned([TP]) == {TP: 4}
+        assert fences.read_blocking(CLICKS_TOPIC) == {}
+
+    asyncio.run(scenario())
 
 
 def test_an_assignment_of_another_log_is_a_failure_with_its_reason() -> None:
