@@ -5,6 +5,7 @@ plants make `Codec.decode` do the same for events of certain ids. `main` is the 
 """
 
 import ctypes
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import Record
 from streams import probing
 
+COMMAND: Final = (sys.executable, "-P", "-m", "tests.planted_records")
 CRASH_ID: Final = "planted-crash"
 HANG_ID: Final = "planted-hang"
 BLOAT_ID: Final = "planted-bloat"

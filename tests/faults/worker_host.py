@@ -120,6 +120,8 @@ def _be_a_worker(request: Mapping[str, Any], host: int) -> int:
 
     settings = load_settings()
     _plan_crash(request["crash"])
+    if request["is_planted"]:
+        _plant_records()
 
     from config.errors import ShopstreamError
     from streams.worker import run_worker
@@ -168,6 +170,20 @@ def _plan_crash(planned: Mapping[str, Any] | None) -> None:
         return app
 
     streams.worker.build_app = build_watched
+
+
+def _plant_records() -> None:
+    """Have this process's decoder, and that of its probing process, die of certain records."""
+    import streams.worker
+    from tests import planted_records
+
+    planted_records.plant()
+    build = streams.worker.build_app
+
+    def build_planted(settings: Any, **options: Any) -> Any:
+        return build(settings, **options, probing=planted_records.COMMAND)
+
+    streams.worker.build_app = build_planted
 
 
 if __name__ == "__main__":

@@ -31,7 +31,13 @@ class WorkerHost:
         self._ended: dict[int, int] = {}
 
     def start(
-        self, settings: Settings, log: Path, *, crash: CrashPlan | None = None, file_bytes_max: int | None = None
+        self,
+        settings: Settings,
+        log: Path,
+        *,
+        crash: CrashPlan | None = None,
+        file_bytes_max: int | None = None,
+        is_planted: bool = False,
     ) -> "HostedWorker":
         """Start a worker.
 
@@ -40,6 +46,7 @@ class WorkerHost:
             log: where its output is appended.
             crash: where it kills itself.
             file_bytes_max: a write beyond this size of a file fails, as if the disk were full.
+            is_planted: its decoder dies of the records of `tests.planted_records`.
         """
         answer = self._ask(
             {
@@ -48,6 +55,7 @@ class WorkerHost:
                 "log": str(log.absolute()),
                 "crash": None if crash is None else asdict(crash),
                 "file_bytes_max": file_bytes_max,
+                "is_planted": is_planted,
             }
         )
         return HostedWorker(self, answer["pid"], log)

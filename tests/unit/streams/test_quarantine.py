@@ -14,11 +14,10 @@ from schemas.encoder import Encoder
 from schemas.event import CLICKS_TOPIC, Event, Record
 from streams.errors import ProbingError
 from streams.quarantine import CULPRITS_MAX, PROBING_COMMAND, ProbingQuarantine
-from tests.planted_records import BLOAT_ID, CRASH_ID, ERROR_ID, HANG_ID
+from tests.planted_records import BLOAT_ID, COMMAND, CRASH_ID, ERROR_ID, HANG_ID
 from tests.unit.schemas.conftest import IDS, NOW_MS, HeldSchemas
 from tests.waiting import wait_until
 
-PLANTED = (sys.executable, "-P", "-m", "tests.planted_records")
 ENCODER = Encoder(IDS)
 
 
@@ -34,7 +33,7 @@ def records(event_ids: Sequence[str]) -> list[Record]:
     ]  # fmt: skip
 
 
-def culprits(found: Sequence[Record], command: Sequence[str] = PLANTED, **settings: Any) -> tuple[dict[int, str], int]:
+def culprits(found: Sequence[Record], command: Sequence[str] = COMMAND, **settings: Any) -> tuple[dict[int, str], int]:
     quarantine = ProbingQuarantine(
         HeldSchemas().fetch, limits=EventSettings(), settings=WorkerSettings(**settings), command=command
     )
@@ -80,7 +79,7 @@ def test_a_probing_process_that_fails_says_nothing_about_the_records(command: Se
 
 def test_a_probing_that_is_given_up_leaves_no_process() -> None:
     quarantine = ProbingQuarantine(
-        HeldSchemas().fetch, limits=EventSettings(), settings=WorkerSettings(probe_cpu_s=600), command=PLANTED
+        HeldSchemas().fetch, limits=EventSettings(), settings=WorkerSettings(probe_cpu_s=600), command=COMMAND
     )
 
     own = psutil.Process()
