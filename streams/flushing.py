@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+from streams.errors import SinkFailedError
 from streams.metrics import WorkerMetrics
 from streams.ports import Clock, Lake, Letters, TopicPartition
 from streams.progress import PartitionProgress
@@ -10,7 +11,7 @@ from streams.retrying import SinkRetry
 
 
 class Flusher:
-    """Flushes all owned partitions together; one flush at a time.
+    """Flushes all owned partitions together; one flush at a time, and none after one that was not finished.
 
     Args:
         partitions: the owned partitions, shared with the loop that fills their buffers.
@@ -33,6 +34,7 @@ class Flusher:
         self._metrics = metrics
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._is_unfinished = False
 
     @property
     def buffered_rows(self) -> int:
@@ -51,6 +53,12 @@ class Flusher:
             ]
             if not taken:
                 return
+            if self._is_unfinished:
+                raise SinkFailedError(
+                    "An earlier flush was not finished, and what it took is no longer in memory.",
+                    hint="Nothing was committed past it: mend its cause and start the worker again.",
+                )
+            self._is_unfinished = True
             flushes = [flush for _, flush in taken]
             started_s = self._clock.monotonic_s()
             report = await self._retry("lake", lambda: self._lake.write(flushes))
@@ -59,6 +67,7 @@ class Flusher:
                 await self._retry("dead_letters", lambda: self._letters.write(letters))
             for progress, flush in taken:
                 progress.flushed_offset = flush.last_offset + 1
+            self._is_unfinished = False
             self._metrics.flushed(report, self._clock.monotonic_s() - started_s)
             self._metrics.buffered_rows.set(self.buffered_rows)
 

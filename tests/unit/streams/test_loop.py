@@ -241,6 +241,23 @@ def test_a_sink_that_fails_for_good_stops_the_loop_and_nothing_is_committable() 
     run(scenario)
 
 
+def test_after_a_flush_that_failed_none_may_make_offsets_committable() -> None:
+    """Another topic's batch, or one that was in flight, may want to flush before the worker has ended."""
+    world = World(sink_attempts=1)
+
+    async def scenario() -> None:
+        await world.loop.process([batch(0, [view("a", 0)])])
+        world.lake.failures_left = 1
+        with pytest.raises(SinkFailedError):
+            await world.loop.flusher.flush()
+        await world.loop.process([batch(1, [view("a", 1)])])
+        with pytest.raises(SinkFailedError, match="no longer in memory"):
+            await world.loop.flusher.flush()
+        assert world.loop.committable() == {}
+
+    run(scenario)
+
+
 def test_a_sink_that_recovers_is_only_counted() -> None:
     world = World(sink_attempts=4)
 
