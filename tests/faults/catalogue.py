@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tests.faults import broker, kills, membership, pressure
+from tests.faults import broker, kills, membership, pressure, redis_faults
 from tests.faults.scenario import Scenario
 
-_MODULES: Final = (kills, membership, pressure, broker)
+_MODULES: Final = (kills, membership, pressure, broker, redis_faults)
 
 
 def scenarios() -> tuple[Scenario, ...]:

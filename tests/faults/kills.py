@@ -24,20 +24,17 @@ START_S: Final = 1.5  # about what a worker needs until it reads
 RUN_S: Final = 0.6
 
 
-def at_points(arena: Arena, points: Sequence[str], moments: Sequence[str] = MOMENTS) -> Outcome:
-    """Kill a worker at each point: at the first, a middle and the last batch or flush of what waits for it."""
+def at_points(arena: Arena, plans: Sequence[CrashPlan], backlog: int = BACKLOG) -> Outcome:
+    """Kill a worker as each plan says, each time with so many records waiting for it; then let one finish."""
     with arena.world() as world:
-        for point in points:
-            for moment in moments:
-                world.send(simulated(BACKLOG))
-                worker = world.start(instance="one", crash=CrashPlan(point, moment))
-                _until_killed(world, worker)
+        for plan in plans:
+            world.send(simulated(backlog))
+            _until_killed(world, world.start(instance="one", crash=plan))
         world.start_ready(instance="one")
         world.wait_committed()
         redelivered = world.report().outcomes["redelivered"]
         verdict = world.finish()
-    count = len(points) * len(moments)
-    return Outcome(count, verdict, kills=count, notes=f"{redelivered} redelivered after the last")
+    return Outcome(len(plans), verdict, kills=len(plans), notes=f"{redelivered} redelivered after the last")
 
 
 def _until_killed(world: World, worker: HostedWorker) -> None:
@@ -103,16 +100,26 @@ def pause(seconds: float) -> None:
     wait_until(lambda: time.monotonic() >= due_s, seconds + 60, "the clock stands still")
 
 
+EVERY_POINT: Final = tuple(
+    CrashPlan(point, MOMENTS[number % len(MOMENTS)]) for number, point in enumerate(CRASH_POINTS)
+)
 SCENARIOS: Final = (
     *(
         Scenario(
             f"kill.{point.replace(' ', '-')}",
             f"kill -9 {point}, at the first, a middle and the last batch",
-            partial(at_points, points=[point]),
+            partial(at_points, plans=[CrashPlan(point, moment) for moment in MOMENTS]),
         )
         for point in CRASH_POINTS
     ),
-    Scenario("kill.re-reads", "kill -9 with nothing flushed: all is read again", re_reads),
+    Scenario(
+        "kill.short",
+        "kill -9 at every named point, each at one of the first, a middle and the last batch",
+        partial(at_points, plans=EVERY_POINT, backlog=300),
+        in_full=False,
+        is_short=True,
+    ),
+    Scenario("kill.re-reads", "kill -9 with nothing flushed: all is read again", re_reads, is_short=True),
     Scenario(
         "kill.random",
         "kill -9 at any time, while starting and while running",
