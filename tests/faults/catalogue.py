@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tests.faults import broker, kills, membership, pressure, redis_faults
+from tests.faults import broker, kills, lake_faults, membership, pressure, redis_faults, registry_faults, topic_faults
 from tests.faults.scenario import Scenario
 
-_MODULES: Final = (kills, membership, pressure, broker, redis_faults)
+_MODULES: Final = (kills, membership, pressure, broker, redis_faults, lake_faults, topic_faults, registry_faults)
 
 
 def scenarios() -> tuple[Scenario, ...]:
