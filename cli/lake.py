@@ -69,7 +69,7 @@ def _print_report(console: Console, report: MaintenanceReport) -> None:
     if report.dry_run:
         for table in report.tables:
             console.print(
-                f"{table.name}: {table.merged_files:,} small files of {table.merged_days:,} days would be merged, "
+                f"{table.name}: {table.merged_files:,} small files would be merged (days: {table.merged_days:,}), "
                 f"{table.deleted_files:,} files would be deleted.",
                 highlight=False,
                 soft_wrap=True,

@@ -40,7 +40,7 @@ def test_a_run_reports_each_table_and_tells_its_progress_apart(home: Path) -> No
 def test_a_dry_run_is_told_in_words(home: Path) -> None:
     done = CliRunner().invoke(app, ["--home", str(home), "lake", "maintain", "--dry-run"])
     assert done.exit_code == 0
-    assert "raw_events: 4 small files of 1 days would be merged, 0 files would be deleted." in done.stdout
+    assert "raw_events: 4 small files would be merged (days: 1), 0 files would be deleted." in done.stdout
 
 
 def test_a_home_without_a_lake_is_no_error(tmp_path: Path) -> None:
