@@ -49,6 +49,12 @@ def accepted(log: Log) -> list[Event]:
     return counted
 
 
+def corrected(log: Log) -> list[tuple[int, Event]]:
+    """Return a log as it would be had every event come in the order in which it happened: nothing is late then."""
+    in_time_order = sorted(log, key=lambda entry: (entry[1].event_time_ms, entry[0]))
+    return [(place, event) for place, (_, event) in enumerate(in_time_order)]
+
+
 def expected(logs: Mapping[str, Log], as_of_ms: int | None = None) -> dict[str, Any]:
     """Return every feature at `as_of_ms` (raised to the newest event), and what follows from events of the status."""
     by_topic = {topic: accepted(logs.get(topic, ())) for topic in (CLICKS_TOPIC, CARTS_TOPIC)}
