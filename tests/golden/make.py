@@ -186,6 +186,8 @@ def write_lake(folder: Path) -> dict[str, Any]:
     sink.write([flush(CLICKS_TOPIC, range(5)), flush(CARTS_TOPIC, range(2))])
     sink.write([flush(CLICKS_TOPIC, range(5, 10), letters=[6, 8]), flush(CARTS_TOPIC, range(2, 4))])
     sink.write([flush(CLICKS_TOPIC, range(7, 12), letters=[8]), flush(CARTS_TOPIC, range(4, 5), letters=[4])])
+    for commit in folder.rglob("_delta_log/*.json"):  # the first names where the table was made
+        commit.write_text(commit.read_text(encoding="utf-8").replace(str(folder), "/lake"), encoding="utf-8")
     tables = (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS)
     return {
         "offsets": {table.name: {topic: at for (topic, _), at in offsets(folder, table).items()} for table in tables},
