@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Protocol
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
@@ -101,7 +101,13 @@ def split_login(url: str) -> Address:
         raise ValueError("not a URL: in a password, / ? # @ and % are written %2F %3F %23 %40 and %25") from None
     login, _, host = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
-    return Address(urlunsplit(parts._replace(netloc=host)), unquote(username), unquote(password))
+    return Address(_joined(parts._replace(netloc=host)) if url else "", unquote(username), unquote(password))
+
+
+def _joined(parts: SplitResult) -> str:
+    # urlunsplit would make unix:/path of unix:///path, which no Redis client takes
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}"
 
 
 def tls_context(files: TlsFiles) -> ssl.SSLContext:
@@ -194,7 +200,7 @@ def redis_url(address: Address, files: TlsFiles) -> str:
     parts = urlsplit(address.url)
     options = [parts.query] if parts.query else []
     options += [f"{name}={quote(quote(value, safe=''), safe='')}" for name, value in _redis_options(files)]
-    return urlunsplit(parts._replace(netloc=login + parts.netloc, query="&".join(options)))
+    return _joined(parts._replace(netloc=login + parts.netloc, query="&".join(options)))
 
 
 def _redis_options(files: TlsFiles) -> Iterator[tuple[str, str]]:

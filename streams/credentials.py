@@ -1,5 +1,6 @@
 """What the worker's consumer shows to Kafka, and what it means when Kafka refuses it."""
 
+import logging
 from typing import Any
 
 import faust
@@ -16,11 +17,20 @@ _RIGHTS = (
     kafka_errors.ClusterAuthorizationFailedError,
 )
 
+CONNECTION_LOGGER = "aiokafka.conn"
+
+
+def without_login(record: logging.LogRecord) -> bool:
+    """Drop the log records that would hold a password: aiokafka logs each request at debug level, the login too."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any("Sasl" in type(argument).__name__ for argument in arguments)
+
 
 def broker_credentials(settings: KafkaSettings) -> Any:
     """Return what `faust.App(broker_credentials=...)` takes; None for a broker without TLS and login."""
     context = tls_context(settings) if settings.is_encrypted else None
     if settings.uses_sasl:
+        logging.getLogger(CONNECTION_LOGGER).addFilter(without_login)
         return faust.SASLCredentials(
             username=settings.username,
             password=settings.password.get_secret_value(),
