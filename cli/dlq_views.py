@@ -15,6 +15,7 @@ from config.settings import Settings
 from replay.dead_letter_fates import Told, chain, read_fates
 from replay.dead_letter_selection import PositionName, RedriveOptions, count_by, select
 from replay.letter_decoding import LetterDecoder
+from replay.letter_probing import probe_of
 from schemas.registry import RegistryClient
 from schemas.rules import Problem
 from sinks.letter_reads import Letter, letters
@@ -128,9 +129,10 @@ def _decoded(settings: Settings, letter: Letter) -> dict[str, Any]:
         return {"fields": None, "why_not": "There are no bytes."}
     if not settings.registry.url:
         return {"fields": None, "why_not": "No schema registry is set."}
-    decoder = LetterDecoder(registry := RegistryClient(settings.registry), settings.events, SystemClock().now_ms)
+    registry = RegistryClient(settings.registry)
+    decoder = LetterDecoder(registry, settings.events, SystemClock().now_ms, probe_of(settings, registry.fetch))
     try:
-        decoder.resolve([letter.record()])
+        decoder.look([letter])
         fields = decoder.fields_of(letter.record())
     except ShopstreamError as error:
         return {"fields": None, "why_not": str(error)}

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from config.settings import EventSettings
+from replay.letter_probing import Probe
 from schemas.codec import HEADER_BYTES, MAGIC, Codec, Decoded, SchemaSource
-from schemas.dead_letter import DeadLetter
+from schemas.dead_letter import DeadLetter, Reason, Stage
 from schemas.decoding_plan import DecodingPlan, plan_for
 from schemas.event import Record
 from schemas.rules import Problem
+from sinks.letter_reads import Letter
 
 _FOR_EVER_S: Final = 10.0**9  # one run asks once for each id
 
@@ -20,20 +22,35 @@ class LetterDecoder:
         source: the schema registry.
         limits: what an event may be.
         clock_ms: wall clock, integer milliseconds UTC.
+        probe: tries records that no process has decoded to the end yet, in another process.
     """
 
-    def __init__(self, source: SchemaSource, limits: EventSettings, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        source: SchemaSource,
+        limits: EventSettings,
+        clock_ms: Callable[[], int],
+        probe: Probe = lambda _: {},
+    ) -> None:
+        self._probe = probe
+        self._deadly: dict[bytes, str] = {}
         self._source = _Remembering(source, clock_ms)
         self._codec = Codec(self._source, limits=limits, unknown_id_ttl_s=_FOR_EVER_S, clock_ms=clock_ms)
         self._bytes_max = limits.message_bytes_max
         self._plans: dict[int, DecodingPlan | Problem] = {}
 
-    def resolve(self, records: Sequence[Record]) -> None:
-        """Ask for the schemas of these records; blocking.
+    def look(self, letters: Sequence[Letter]) -> None:
+        """Ask for the schemas of these letters, and find those that must not be decoded here; blocking.
 
         Raises:
             RegistryUnavailableError: the registry does not answer.
+            ProbingError: the process that tries letters gave no answer.
         """
+        # what came as far as `validate` was decoded by a worker, which lives
+        untried = [letter.record() for letter in letters if letter.value and letter.head.stage != Stage.VALIDATE]
+        if untried:
+            self._deadly.update((untried[place].value or b"", how) for place, how in self._probe(untried).items())
+        records = [letter.record() for letter in letters if letter.value not in self._deadly]
         self._codec.resolve(self._codec.unresolved(records))
 
     def known_since_ms(self, schema_id: int) -> int | None:
@@ -41,7 +58,10 @@ class LetterDecoder:
         return self._source.fetched_ms.get(schema_id)
 
     def decode(self, record: Record, partition_count: int) -> Decoded | DeadLetter:
-        """Decode and check one record; its schema was resolved."""
+        """Decode and check one record, which was looked at."""
+        how = self._deadly.get(record.value or b"")
+        if how is not None:
+            return self._codec.refused(record, how)
         return self._codec.decode(record, partition_count)
 
     def user_of(self, record: Record) -> str | None:
@@ -53,6 +73,8 @@ class LetterDecoder:
     def fields_of(self, record: Record) -> Mapping[str, Any] | Problem | None:
         """Return what the bytes say, whether or not it is valid; None where there is no schema to read them by."""
         value = record.value
+        if value in self._deadly:
+            return Problem(Reason.UNDECODABLE, self._deadly[value])
         if not value or not HEADER_BYTES <= len(value) <= self._bytes_max or value[0] != MAGIC:
             return None
         schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")

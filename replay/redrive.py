@@ -198,7 +198,7 @@ class Redrive:
         """Decode letters again; return what to publish."""
         told = {each.head.position: each for each in chunk}
         whole = letters(self._lake, [each.head for each in chunk])
-        self._decoder.resolve([letter.record() for letter in whole])
+        self._decoder.look(whole)
         counts = {topic: info.partition_count for topic, info in self._topics.items()}
         outgoing = []
         tombstones = self._tombstones()

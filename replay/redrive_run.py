@@ -7,6 +7,7 @@ from contextlib import closing
 from config.settings import Settings
 from replay.dead_letter_selection import RedriveOptions
 from replay.letter_decoding import LetterDecoder
+from replay.letter_probing import probe_of
 from replay.online_rebuild import OnlineRebuild
 from replay.redrive import EventTopics, Redrive
 from replay.redrive_finish import FinishReport, RedriveFinish
@@ -54,7 +55,7 @@ def redrive(
         run = Redrive(
             lake,
             through(events),
-            LetterDecoder(registry, settings.events, clock.now_ms),
+            LetterDecoder(registry, settings.events, clock.now_ms, probe_of(settings, registry.fetch)),
             topics,
             clock,
             unknown_id_ttl_s=settings.registry.unknown_id_ttl_s,

@@ -1,13 +1,16 @@
 """What a redrive would do with each letter, by what the real codec says of it now."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from config.settings import EventSettings
 from replay.dead_letter_fates import Fate, Told
+from replay.letter_decoding import LetterDecoder
 from replay.redrive_planning import Planned, Verdict, plan, sift
 from schemas.dead_letter import DeadLetter, Reason
-from schemas.event import CLICKS_TOPIC
+from schemas.event import CLICKS_TOPIC, Record
 from schemas.partitioner import partition_of
 from sinks.letter_reads import Letter, LetterFilter, LetterHead, LogPosition, letter_heads, letters
 from sinks.redrives import Attempt
@@ -22,7 +25,7 @@ def planned(lake: Path, letter: DeadLetter, registry: Registry | None = None, **
     write(lake, [letter])
     whole = letters(lake, letter_heads(lake, LetterFilter()))
     decoding = decoder(registry or Registry(), **limits)
-    decoding.resolve([each.record() for each in whole])
+    decoding.look(whole)
     (found,) = plan(whole, decoding, COUNTS, NOW_MS)
     assert found.head.reason == letter.reason
     return found
@@ -76,6 +79,26 @@ def test_what_can_never_be_read_stays(tmp_path: Path, body: bytes | None) -> Non
     assert (found.verdict, found.why[:12]) == (Verdict.UNREADABLE, "undecodable:")
 
 
+def test_a_letter_that_ends_who_decodes_it_is_not_decoded_here(tmp_path: Path) -> None:
+    deadly, other = value(event(event_id="deadly"))[:-1], value(event(event_id="other"))[:-1]
+    write(tmp_path, [refused(1, b"u1", deadly), refused(2, b"u1", other), refused(3, b"x", value(event()))])
+    whole = letters(tmp_path, letter_heads(tmp_path, LetterFilter()))
+    tried: list[bytes | None] = []
+
+    def probe(records: Sequence[Record]) -> Mapping[int, str]:
+        tried.extend(record.value for record in records)
+        return {place: "Boom." for place, record in enumerate(records) if record.value == deadly}
+
+    decoding = LetterDecoder(Registry(), EventSettings(), lambda: NOW_MS, probe)
+    decoding.look(whole)
+    by_offset = {found.head.offset: found for found in plan(whole, decoding, COUNTS, NOW_MS)}
+    assert sorted(tried) == sorted([deadly, other])  # the third was decoded by the worker that refused it
+    assert (by_offset[1].verdict, by_offset[1].why) == (Verdict.UNREADABLE, "undecodable: Boom.")
+    assert by_offset[2].why.startswith("undecodable: The body is not Avro")
+    assert by_offset[3].verdict is Verdict.REDRIVE
+    assert decoding.fields_of(whole[-1].record()) == (Reason.UNDECODABLE, "Boom.")
+
+
 def head(offset: int, value_size: int | None = 1) -> LetterHead:
     epoch = TOPICS[CLICKS_TOPIC].log_epoch
     return LetterHead(epoch, CLICKS_TOPIC, 0, offset, NOW_MS, value_size, None, "validate", "misrouted", NOW_MS)
@@ -89,7 +112,7 @@ def test_a_letter_whose_bytes_were_not_kept_stays() -> None:
 def test_a_letter_of_an_erased_user_stays() -> None:
     whole = Letter(head(1), b"x", value(event()), None, "")
     decoding = decoder(Registry())
-    decoding.resolve([whole.record()])
+    decoding.look([whole])
     (found,) = plan([whole], decoding, COUNTS, NOW_MS, lambda user, letter: (user, letter) == ("u1", whole))
     assert found.verdict is Verdict.ERASED
 
