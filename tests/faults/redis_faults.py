@@ -8,7 +8,6 @@ from typing import Any, Final
 from redis import Redis
 
 from serving.reader import ViewStatus
-from streams.observing import GroupLags
 from tests.faults.kills import pause
 from tests.faults.load import half_on_one_key, simulated
 from tests.faults.rebuilt import rebuild, told
@@ -18,7 +17,6 @@ from tests.waiting import wait_until
 
 RATE: Final = 200.0
 BETWEEN_S: Final = 2.0
-BACKLOG: Final = 500
 HASTY: Final[dict[str, Any]] = {"sink_attempts": 4}  # a worker that gives up soon shows what it says
 ROOM_BYTES: Final = 20_000
 
@@ -121,7 +119,7 @@ def _lost(arena: Arena, lose: Callable[[World], None], turns: int) -> Outcome:
     with arena.world() as world:
         supervisor = Supervisor(world)
         world.wait_ready()
-        _commit_everywhere(world)
+        world.commit_everywhere()  # what has no commit is read from its beginning: nothing of it is lost
         with world.load(half_on_one_key(simulated(rate=RATE, disordered=0.0))):
             for turn in range(turns):
                 supervisor.until_progress()
@@ -136,14 +134,6 @@ def _lost(arena: Arena, lose: Callable[[World], None], turns: int) -> Outcome:
         world.wait_committed(supervisor)
         assert told(world).keys() == {ViewStatus.FRESH}
         return _finished(world, supervisor, turns, f"{repaired} states rebuilt while live went on, then FRESH")
-
-
-def _commit_everywhere(world: World) -> None:
-    """Have something of each partition committed: one without is read from its beginning, so nothing of it is lost."""
-    lags = GroupLags(world.settings)
-    while not all(lag.committed for lag in lags.read()):
-        world.send(simulated(BACKLOG))
-        world.wait_committed()
 
 
 def _finished(world: World, supervisor: Supervisor, injected: int, note: str = "") -> Outcome:

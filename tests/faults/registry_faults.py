@@ -31,6 +31,7 @@ def away(arena: Arena) -> Outcome:
     registry = ServiceProcess(arena, "registry")
     with arena.world() as world:
         worker = world.start_ready()
+        world.commit_everywhere()
         lags = GroupLags(world.settings)
         for _ in range(turns):
             newer = _Newer(world)

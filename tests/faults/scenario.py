@@ -18,7 +18,7 @@ from schemas.event import EVENT_TOPICS
 from stack.embedded import EmbeddedStack, Endpoints
 from streams.observing import GroupLags, WorkerReport, read_workers
 from tests.faults.crash_plan import CrashPlan
-from tests.faults.load import Load, background_load, send
+from tests.faults.load import Load, background_load, send, simulated
 from tests.faults.verdict import Verdict, judge
 from tests.faults.workers import HostedWorker, WorkerHost
 from tests.fresh_topics import recreate_topics
@@ -29,6 +29,7 @@ from traffic.timed import TimedEvent
 PARTITIONS: Final = 4
 READY_DEADLINE_S: Final = 120.0
 DRAIN_DEADLINE_S: Final = 240.0
+BACKLOG: Final = 500
 CRASHED: Final = 1  # a worker's exit code when it cannot go on and wants to be restarted
 
 # Small batches and frequent flushes: every point is passed often.
@@ -175,6 +176,13 @@ class World:
             return lags.total() == 0
 
         wait_until(committed, DRAIN_DEADLINE_S, lambda: f"a lag of {lags.total()} stays: {self.tails()}")
+
+    def commit_everywhere(self) -> None:
+        """Send until something of each partition is committed; by then the worker knows the schemas of both topics."""
+        lags = GroupLags(self.settings)
+        while not all(lag.committed for lag in lags.read()):
+            self.send(simulated(BACKLOG))
+            self.wait_committed()
 
     def report(self) -> WorkerReport:
         """Return what the running workers tell."""
