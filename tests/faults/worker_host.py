@@ -22,13 +22,25 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 _PR_SET_PDEATHSIG: Final = 1
-_MODULES: Final = (
+_MODULES: Final = (  # also what is imported only on the way
     "confluent_kafka.admin",
+    "confluent_kafka.schema_registry",
     "deltalake",
-    "feast.infra.online_stores.redis",
+    "faust.app.router",
+    "faust.assignor.partition_assignor",
+    "faust.stores.memory",
+    "faust.tables.manager",
+    "faust.worker",
+    "feast.infra.compute_engines.local.compute",
+    "feast.infra.offline_stores.dask",
+    "feast.infra.passthrough_provider",
     "feast.infra.registry.sql",
     "feast.repo_operations",
+    "feast.transformation.udf_rehydrate",
     "feature_repo.definitions",
+    "feature_repo.online_store",
+    "feature_repo.registry_store",
+    "mode.debug",
     "streams.worker",
     "tests.faults.crash_plan",
 )
