@@ -1,0 +1,318 @@
+"""Bugs, planted one at a time in the production code: each must break a promise of the simulation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest.mock import patch
+
+import features.apply
+import streams.assignment
+import streams.folding
+import streams.loop
+from feature_repo.fence import FenceMove
+from features.retention import LATENESS_MS
+from features.state import Trailer, read_trailer
+from features.versioning import VersionConflictError, WriteOutcome
+from sinks.exact_append import ExactAppender
+from sinks.rows import FeatureLogRow
+from streams.errors import SinkFailedError
+from streams.flushing import Flusher
+from streams.loop import BatchLoop
+from tests.fakes import lake as lake_fake
+from tests.fakes import online as online_fake
+
+Plant = Callable[[ExitStack], None]
+_PLANTS: dict[str, Plant] = {}
+
+
+def _mutant(plant: Plant) -> Plant:
+    _PLANTS[plant.__name__.strip("_").replace("_", " ")] = plant
+    return plant
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Have a bug for the time of the block."""
+    with ExitStack() as stack:
+        _PLANTS[name](stack)
+        yield
+
+
+def _replace(stack: ExitStack, target: Any, name: str, new: Any) -> None:
+    stack.enter_context(patch.object(target, name, new))
+
+
+@_mutant
+def _commit_before_flush(stack: ExitStack) -> None:
+    def committable(self: BatchLoop) -> dict[Any, int]:
+        return {
+            tp: progress.next_offset
+            for tp, progress in self.partitions.items()
+            if progress.next_offset > (progress.committed_offset or 0)
+        }
+
+    _replace(stack, BatchLoop, "committable", committable)
+
+
+@_mutant
+def _redelivered_at_the_version_too(stack: ExitStack) -> None:
+    """`<=` for `<` in the version check."""
+    take = features.apply._take
+
+    def mutant(state: Any, event: Any, offset: int) -> Any:
+        return features.apply.Outcome.REDELIVERED if 0 < state.version == offset else take(state, event, offset)
+
+    _replace(stack, features.apply, "_take", mutant)
+
+
+@_mutant
+def _a_redelivered_event_is_applied_again(stack: ExitStack) -> None:
+    take = features.apply._take
+
+    def mutant(state: Any, event: Any, offset: int) -> Any:
+        version = state.version
+        state.version = min(version, offset)
+        try:
+            return take(state, event, offset)
+        finally:
+            state.version = max(version, state.version)
+
+    _replace(stack, features.apply, "_take", mutant)
+
+
+@_mutant
+def _the_greater_version_wins(stack: ExitStack) -> None:
+    def decide(stored: Trailer | None, new: Trailer) -> WriteOutcome:
+        is_newer = stored is None or (new.generation, new.version) > (stored.generation, stored.version)
+        return WriteOutcome.WRITTEN if is_newer else WriteOutcome.ALREADY_INCLUDED
+
+    _replace(stack, online_fake, "decide", decide)
+
+
+@_mutant
+def _what_is_refused_counts_as_written(stack: ExitStack) -> None:
+    async def push(self: BatchLoop, topic: str, folds: Any) -> None:
+        try:
+            await self._push_once(topic, folds)
+        except VersionConflictError:
+            return
+
+    _replace(stack, BatchLoop, "_push", push)
+
+
+@_mutant
+def _the_cache_is_kept_over_a_revocation(stack: ExitStack) -> None:
+    """And a conflict is believed to be our own earlier write."""
+    opened = BatchLoop.open
+
+    def open_(self: BatchLoop, partitions: Any, seek_epoch: int) -> None:
+        kept = dict(getattr(self, "kept", {}))
+        opened(self, partitions, seek_epoch)
+        for topic, cache in kept.items():
+            if topic in self._caches:
+                self._caches[topic] = cache
+
+    def release(self: BatchLoop) -> None:
+        self.kept = {**getattr(self, "kept", {}), **self._caches}  # type: ignore[attr-defined]
+        self.partitions.clear()
+
+    _replace(stack, BatchLoop, "open", open_)
+    _replace(stack, BatchLoop, "release", release)
+    _the_greater_version_wins(stack)
+
+
+@_mutant
+def _the_fence_is_skipped_at_assignment(stack: ExitStack) -> None:
+    _replace(stack, streams.assignment, "_first_offset", lambda fence, committed: committed)
+
+
+@_mutant
+def _nobody_looks_whether_states_were_lost(stack: ExitStack) -> None:
+    _replace(stack, FenceMove, "is_lost", lambda self, fence: fence is None)
+    _replace(stack, streams.loop, "is_older", lambda found, known: False)
+
+
+@_mutant
+def _duplicates_are_applied(stack: ExitStack) -> None:
+    _replace(stack, features.apply, "is_remembered", lambda state, key: False)
+
+
+@_mutant
+def _lateness_over_both_topics(stack: ExitStack) -> None:
+    fold = features.apply.fold
+    newest: dict[str, int] = {}
+
+    def mutant(blob: bytes | None, log: Any, *, partial: bool = False) -> Any:
+        kept = []
+        for offset, event in log:
+            if event.event_time_ms >= newest.get(event.user_id, 0) - LATENESS_MS:
+                kept.append((offset, event))
+            newest[event.user_id] = max(newest.get(event.user_id, 0), event.event_time_ms)
+        folded = fold(blob, kept or log, partial=partial)
+        return folded._replace(
+            outcomes=[*folded.outcomes, *[features.apply.Outcome.LATE] * (len(log) - len(folded.outcomes))]
+        )
+
+    _replace(stack, streams.folding, "fold", mutant)
+
+
+@_mutant
+def _a_batch_that_failed_is_acked(stack: ExitStack) -> None:
+    process = BatchLoop._process
+
+    async def mutant(self: BatchLoop, topic: str, batches: Any) -> None:
+        try:
+            await process(self, topic, batches)
+        except Exception:  # noqa: BLE001 - that is the bug
+            for batch in batches:
+                progress = self.partitions[batch.tp]
+                progress.next_offset = batch.next_offset
+                if progress.first_buffered is None:
+                    progress.first_buffered = batch.records[0].offset
+
+    _replace(stack, BatchLoop, "_process", mutant)
+
+
+@_mutant
+def _an_append_does_not_compare(stack: ExitStack) -> None:
+    _replace(stack, ExactAppender, "_not_held", lambda self, rows, held, handle: rows)
+
+
+@_mutant
+def _gaps_are_not_filled(stack: ExitStack) -> None:
+    not_held = ExactAppender._not_held
+
+    def mutant(self: ExactAppender, rows: Any, held: int, handle: Any) -> Any:
+        handle = _HoldsAll(handle)
+        return not_held(self, rows, held, handle)
+
+    _replace(stack, ExactAppender, "_not_held", mutant)
+
+
+class _HoldsAll:
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def held_positions(self, rows: Any) -> Any:
+        return rows.column("offset")
+
+
+@_mutant
+def _a_stale_handle_is_accepted(stack: ExitStack) -> None:
+    commit = lake_fake.MemoryTable.commit
+    _replace(
+        stack,
+        lake_fake.MemoryTable,
+        "commit",
+        lambda self, snapshot, rows, last_offsets: commit(self, self.commit_count, rows, last_offsets),
+    )
+
+
+@_mutant
+def _the_seek_epoch_is_not_compared(stack: ExitStack) -> None:
+    current = BatchLoop._is_current
+
+    def mutant(self: BatchLoop, batch: Any) -> bool:
+        seek_epoch, self._seek_epoch = self._seek_epoch, batch.seek_epoch
+        try:
+            return current(self, batch)
+        finally:
+            self._seek_epoch = seek_epoch
+
+    _replace(stack, BatchLoop, "_is_current", mutant)
+
+
+@_mutant
+def _letters_are_published_after_the_commit(stack: ExitStack) -> None:
+    flush = Flusher.flush
+
+    async def mutant(self: Flusher) -> None:
+        letters, self._letters = self._letters, _Nowhere()
+        try:
+            await flush(self)
+        finally:
+            self._letters = letters
+
+    _replace(stack, Flusher, "flush", mutant)
+
+
+class _Nowhere:
+    async def write(self, letters: Any, /) -> None:
+        return
+
+
+@_mutant
+def _flushed_offset_taken_after_the_buffer_was_refilled(stack: ExitStack) -> None:
+    flush = Flusher.flush
+
+    async def mutant(self: Flusher) -> None:
+        progresses = [progress for progress in self._partitions.values() if progress.first_buffered is not None]
+        await flush(self)
+        for progress in progresses:
+            progress.flushed_offset = progress.next_offset
+
+    _replace(stack, Flusher, "flush", mutant)
+
+
+@_mutant
+def _what_a_failed_flush_took_is_forgotten(stack: ExitStack) -> None:
+    """A sink that does not take a flush is taken for one that did."""
+    flush = Flusher.flush
+
+    async def mutant(self: Flusher) -> None:
+        try:
+            await flush(self)
+        except SinkFailedError:
+            return
+
+    _replace(stack, Flusher, "flush", mutant)
+
+
+@_mutant
+def _a_version_stored_before_the_crash_is_not_logged(stack: ExitStack) -> None:
+    def rows(folds: Any, servable_ms: int) -> list[Any]:
+        return [
+            FeatureLogRow(user, read_trailer(item.state).version, item.state, servable_ms)
+            for user, item in folds.items()
+            if item.is_changed
+        ]
+
+    _replace(stack, streams.loop, "feature_log_rows", rows)
+
+
+@_mutant
+def _the_fence_moves_before_the_push(stack: ExitStack) -> None:
+    push = BatchLoop._push
+
+    async def mutant(self: BatchLoop, topic: str, folds: Any) -> None:
+        for number in {item.partition for item in folds.values()}:
+            progress = next(p for tp, p in self.partitions.items() if tp == (topic, number))
+            end = 1 + max(item.log[-1][0] for item in folds.values() if item.partition == number)
+            move = FenceMove(progress.log.log_epoch, progress.next_offset, end)
+            await self._sinks.fences.move(topic, {number: move})
+        await push(self, topic, folds)
+
+    _replace(stack, BatchLoop, "_push", mutant)
+
+
+@_mutant
+def _a_lost_redis_is_taken_for_a_new_one(stack: ExitStack) -> None:
+    status = streams.assignment._status
+
+    def mutant(tp: Any, fence: Any, positions: Any, clock: Any) -> Any:
+        return status(tp, fence, positions._replace(committed=None), clock)
+
+    _replace(stack, streams.assignment, "_status", mutant)
+
+
+@_mutant
+def _a_drain_does_not_wait_for_what_is_in_flight(stack: ExitStack) -> None:
+    async def drain(self: BatchLoop, *, flush: bool) -> None:
+        self.close()
+        if flush:
+            await self.flusher.flush()
+
+    _replace(stack, BatchLoop, "drain", drain)
+
+
+MUTANTS: Final = tuple(_PLANTS)

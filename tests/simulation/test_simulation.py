@@ -1,0 +1,34 @@
+"""A world decided by one seed: the worker's whole logic under faults. `make simulate SEEDS=10000` runs many more."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.__main__ import hunt, run_many
+from tests.simulation.world import simulate
+
+SEEDS = 300
+
+
+def test_no_promise_is_broken(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_many(0, SEEDS, os.cpu_count() or 1) == 0, capfd.readouterr().out
+
+
+def test_a_seed_replays_the_same_in_another_process() -> None:
+    seeds = list(range(20, 32))
+    code = (
+        "import json; from tests.simulation.world import simulate; "
+        f"print(json.dumps([simulate(n).digest for n in {seeds}]))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert json.loads(answer.stdout) == [simulate(seed).digest for seed in seeds]
+
+
+@pytest.mark.parametrize("name", ["commit before flush", "an append does not compare"])
+def test_a_planted_bug_is_found(name: str) -> None:
+    caught = hunt(name, range(50))
+    assert caught.violation is not None
