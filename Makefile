@@ -13,7 +13,7 @@ LOCKS := requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(BIN)/uv
 ARTEFACTS := $(or $(SHOPSTREAM_CACHE_DIR),$(HOME)/.cache/shopstream)
 
-.PHONY: help setup demo test check clean lock audit faults
+.PHONY: help setup demo test check clean lock audit faults simulate simulate-mutants
 
 help:  ## what can be done
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,12 @@ demo: setup  ## run the main job end to end on the embedded stack
 
 test: setup  ## run every test
 	@$(BIN)/python -m pytest
+
+simulate: setup  ## run the worker's logic in a simulated world, one seed after the other (SEEDS=10000, FIRST=0)
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+simulate-mutants: setup  ## plant bugs in the worker, one at a time: the simulation must find each
+	@$(BIN)/python -m tests.simulation --mutants
 
 faults: setup  ## break the worker, the broker and the stores on purpose, in full (ONLY='kill.*', FRESH=1)
 	@$(BIN)/python -m tests.faults $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh)
