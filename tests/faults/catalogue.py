@@ -2,10 +2,20 @@
 
 from typing import Final
 
-from tests.faults import broker, kills, lake_faults, membership, pressure, redis_faults, registry_faults, topic_faults
+from tests.faults import (
+    broker,
+    fuzz,
+    kills,
+    lake_faults,
+    membership,
+    pressure,
+    redis_faults,
+    registry_faults,
+    topic_faults,
+)
 from tests.faults.scenario import Scenario
 
-_MODULES: Final = (kills, membership, pressure, broker, redis_faults, lake_faults, topic_faults, registry_faults)
+_MODULES: Final = (kills, membership, pressure, fuzz, broker, redis_faults, lake_faults, topic_faults, registry_faults)
 
 
 def scenarios() -> tuple[Scenario, ...]:
