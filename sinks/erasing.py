@@ -5,9 +5,9 @@ would name the user for good. Then the files of older versions are deleted, what
 version knows, which a killed writer leaves behind, if they hold such rows.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 FILES_AT_ONCE: Final = 16
-ROWS_AT_ONCE: Final = 2_000
+ROWS_AT_ONCE: Final = 1_000
 ATTEMPTS: Final = 30
 SETTLED_S: Final = 10.0
+POLL_S: Final = 0.2
 
 _FILE: Final = "__filename"
 _HINT: Final = "What was done so far stays; run the same `shopstream lake erase` again, it goes on from there."
@@ -157,10 +158,15 @@ class TableEraser:
 
         if opened(self._path) is None:
             return None
+        rows, files, leftovers = 0, 0, 0
         with explained(self._path, _HINT):
-            rows = self._delete_rows()
-            oldest_version, files = self._repeated(self._delete_older_versions)
-            leftovers = self._delete_leftovers()
+            while True:
+                rows += self._delete_rows()
+                oldest_version, deleted = self._repeated(self._delete_older_versions)
+                files += deleted
+                leftovers += self._delete_leftovers()
+                if not self._any_place():
+                    break
         self._progress(
             f"{self._table.name}: {rows:,} rows and {files + leftovers:,} files deleted; "
             f"versions before {oldest_version} cannot be read any more"
@@ -171,17 +177,28 @@ class TableEraser:
 
     def _delete_rows(self) -> int:
         deleted = 0
-        while places := list(self._places(self._handle().to_pyarrow_dataset())):  # again: files may have been merged
-            for part in _parts(places):
-                deleted += self._repeated(partial(self._delete, _condition(self._table, part)))
-                self._progress(f"{self._table.name}: {deleted:,} rows deleted")
+        for part in _parts(list(self._places(self._handle().to_pyarrow_dataset()))):
+            self._repeated(partial(self._delete, _condition(self._table, part)))
+            deleted += len(part)
+            self._progress(f"{self._table.name}: {deleted:,} rows deleted")
         return deleted
 
-    def _delete(self, condition: str) -> int:
+    def _any_place(self) -> bool:
+        return any(True for _ in self._places(self._handle().to_pyarrow_dataset()))
+
+    def _delete(self, condition: str) -> None:
+        """Replace the rows of a condition by nothing.
+
+        `DeltaTable.delete` does the same, but refuses when others append meanwhile, and leaves files whose texts are
+        of a type that readers cannot compare with texts (deltalake 1.6).
+        """
+        from deltalake import write_deltalake
+
         from sinks.delta import writer_properties
 
-        done = self._handle().delete(condition, writer_properties=writer_properties(self._table))
-        return int(done["num_deleted_rows"])
+        handle = self._handle()
+        properties = writer_properties(self._table)
+        write_deltalake(handle, _nothing(handle), mode="overwrite", predicate=condition, writer_properties=properties)
 
     def _places(self, dataset: Any) -> Iterator[RowPlace]:
         """Yield where the rows of erased users are, in the order of the files."""
@@ -244,16 +261,19 @@ class TableEraser:
 
     def _delete_leftovers(self) -> int:
         """Delete files that no version knows and that hold rows of erased users: killed writers left them."""
-        on_disk = [path for path in self._path.rglob("*.parquet*") if "_delta_log" not in path.parts]
-        known = {Path(file).resolve() for file in self._handle().file_uris()}  # after the folder was listed
-        unknown = [path for path in on_disk if path.resolve() not in known]
-        named = [path for path in unknown if self._may_name_someone(path)]
-        if named:
-            self._repeated(self._refuse_half_done_appends)
-        for path in named:
-            self._wait_until_settled(path)
+        named = [path for path in self._unknown_files() if self._may_name_someone(path)]
+        if not named:
+            return 0
+        self._repeated(self._refuse_half_done_appends)
+        self._wait_until_settled(named)
+        settled = self._unknown_files() & set(named)
+        for path in settled:
             path.unlink(missing_ok=True)
-        return len(named)
+        return len(settled)
+
+    def _unknown_files(self) -> set[Path]:
+        on_disk = {path for path in self._path.resolve().rglob("*.parquet*") if "_delta_log" not in path.parts}
+        return on_disk - {Path(file).resolve() for file in self._handle().file_uris()}  # after the folder was listed
 
     def _may_name_someone(self, path: Path) -> bool:
         from pyarrow import ArrowInvalid
@@ -268,13 +288,14 @@ class TableEraser:
         except FileNotFoundError:
             return False
 
-    def _wait_until_settled(self, path: Path) -> None:
+    def _wait_until_settled(self, paths: Sequence[Path]) -> None:
         """Let a writer that is at work on a file right now finish: it commits within milliseconds, or never."""
-        with suppress(FileNotFoundError):
-            left_s = path.stat().st_mtime + SETTLED_S - time.time()
-            if left_s > 0:
-                self._progress(f"{self._table.name}: waiting {left_s:.0f} s for a file that was just written")
-                self._sleep(left_s)
+        told = False
+        while any(_age_s(path) < SETTLED_S for path in paths):
+            if not told:
+                self._progress(f"{self._table.name}: waiting up to {SETTLED_S:g} s for files that were just written")
+                told = True
+            self._sleep(POLL_S)
 
     def _refuse_half_done_appends(self) -> None:
         """Commit for the workers' application ids: an append that was begun before is then refused, and done again."""
@@ -285,10 +306,8 @@ class TableEraser:
         held = {app_id: handle.transaction_version(app_id) for app_id in ids}
         transactions = [Transaction(app_id, version) for app_id, version in held.items() if version is not None]
         if transactions:
-            nothing = arrow_schema(self._table).empty_table()
-            write_deltalake(
-                handle, nothing, mode="append", commit_properties=CommitProperties(app_transactions=transactions)
-            )
+            commit = CommitProperties(app_transactions=transactions)
+            write_deltalake(handle, _nothing(handle), mode="append", commit_properties=commit)
 
     def _handle(self) -> "DeltaTable":
         from deltalake import DeltaTable
@@ -311,6 +330,20 @@ class TableEraser:
             reraise=True,
         )
         return retrying(step)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _nothing(handle: "DeltaTable") -> Any:
+    """Return no rows, with all columns of a table: also with those that a later release has added."""
+    import pyarrow as pa
+
+    return pa.schema(handle.schema().to_arrow()).empty_table()
 
 
 def _parts(places: Sequence[RowPlace]) -> Iterator[list[RowPlace]]:
