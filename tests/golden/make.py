@@ -245,7 +245,7 @@ def hashes(url: str) -> dict[str, dict[str, str]]:
     """Return every hash of a Redis in hexadecimal."""
     import redis
 
-    client = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url)
     keys: Iterable[bytes] = client.scan_iter()
     dump = {key.hex(): {f.hex(): v.hex() for f, v in client.hgetall(key).items()} for key in sorted(keys)}
     client.close()

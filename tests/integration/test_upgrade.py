@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 
-from cli.worker_process import stop_worker
 from config.settings import Settings, as_environment
 from feature_repo.fence import Fence, FenceStore, PartitionStatus, fence_key
 from schemas.event import EVENT_TOPICS
@@ -27,7 +29,7 @@ from sinks.maintenance import maintain_lake
 from sinks.tables import FEATURE_LOG, LAKE_TABLES
 from streams.observing import GroupLags
 from tests.waiting import wait_until
-from tests.worker_runs import START_DEADLINE_S, assert_exact, tail, traffic, until, wait_committed
+from tests.worker_runs import DRAIN_DEADLINE_S, START_DEADLINE_S, assert_exact, tail, traffic, until, wait_committed
 from traffic.broken import EXPECTED_REASONS
 from traffic.pacing import Pacer
 from traffic.sending import open_sender
@@ -40,19 +42,30 @@ RELEASES = sorted((ROOT / "tests" / "golden" / "releases").glob("*.whl"))
 RATE = 200.0
 EACH_PHASE = 300  # records that both must live through together
 
-# A release's own packages and the environment's, but none of any other's. It imports what takes long and then waits for
-# its cue, so that workers are ready when the test wants them.
-START = """
-import importlib, runpy, sys
-folder, checkout, *sys.argv[1:] = sys.argv[1:]
+# A release's own packages and the environment's, but none of any other's. It imports what takes long, once, and then
+# becomes a worker each time that it reads the name of a log, or tells how the worker with this process id has ended.
+HOST = """
+import importlib, os, runpy, sys
+folder, checkout = sys.argv[1:]
 sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout))]
 from feature_repo import load_feast
 load_feast()
 for name in ("streams.worker", "feature_repo.opening", "feast.infra.online_stores.redis", "deltalake"):
     importlib.import_module(name)
 print(sys.modules["streams.worker"].__file__, flush=True)
-sys.stdin.readline()
-runpy.run_module("cli.main", run_name="__main__", alter_sys=True)
+for line in sys.stdin:
+    if line.strip().isdigit():
+        print(os.waitstatus_to_exitcode(os.waitpid(int(line), 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    os.setsid()
+    log = os.open(line.strip(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(log, 1), os.dup2(log, 2)
+    sys.argv[1:] = ["worker"]
+    runpy.run_module("cli.main", run_name="__main__", alter_sys=True)
 """
 
 
@@ -60,62 +73,81 @@ runpy.run_module("cli.main", run_name="__main__", alter_sys=True)
 class Worker:
     """A running worker of either release."""
 
-    process: "subprocess.Popen[bytes]"
+    release: "Release"
+    pid: int
     log: Path
 
-    def go(self) -> None:
-        """Let it begin."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"go\n")
-        self.process.stdin.close()
+    @property
+    def runs(self) -> bool:
+        """Tell whether it has not ended."""
+        return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
 
     def wait_started(self) -> None:
         """Wait until it was given partitions."""
 
         def started() -> bool:
-            assert self.process.poll() is None, tail(self.log)
+            assert self.runs, tail(self.log)
             return "started at {'" in self.log.read_text(errors="replace")
 
         wait_until(started, START_DEADLINE_S, lambda: f"it was given no partitions: {tail(self.log)}")
 
     def stop(self) -> None:
         """Stop it in order."""
-        assert stop_worker(self.process) == 0, tail(self.log)
+        os.kill(self.pid, signal.SIGTERM)
+        wait_until(lambda: not self.runs, DRAIN_DEADLINE_S, lambda: f"it does not stop: {tail(self.log)}")
+        assert self.release.exit_code(self) == 0, tail(self.log)
 
 
-class Fleet:
-    """Workers of two releases over one log, one lake and one online store; they end with the block."""
+class Release:
+    """Starts workers of the release in a folder; those that still run end with the block."""
 
-    def __init__(self, settings: Settings, logs: Path) -> None:
-        self._settings = settings
+    def __init__(self, folder: Path, settings: Settings, logs: Path) -> None:
         self._logs = logs
-        self._workers: list[Worker] = []
+        self._running: dict[int, Worker] = {}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._host = subprocess.Popen(
+            [sys.executable, "-c", HOST, str(folder), str(ROOT)],
+            cwd=folder,
+            env={**environment, **as_environment(settings), "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._folder = folder
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> "Release":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            stop_worker(worker.process)
-            if worker.process.stdin is not None:
-                worker.process.stdin.close()
+        for pid in list(self._running):
+            os.kill(pid, signal.SIGKILL)
+            self.exit_code(self._running[pid])
+        self._host.communicate()
 
-    def prepare(self, release: Path) -> Worker:
-        """Load a worker of the release in this folder."""
-        log = self._logs / f"worker-{len(self._workers)}.log"
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, str(release), str(ROOT), "worker"],
-                cwd=release,
-                env={**environment, **as_environment(self._settings)},
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._workers.append(Worker(process, log))
-        return self._workers[-1]
+    def wait_ready(self) -> None:
+        """Wait until a worker starts at once."""
+        assert self._host.stdout is not None
+        assert self._host.stdout.readline().strip() == f"{self._folder}/streams/worker.py"
+
+    def start(self) -> Worker:
+        """Start a worker."""
+        log = self._logs / f"{self._folder.name}-{len(list(self._logs.glob('*.log')))}.log"
+        log.touch()
+        pid = self._ask(str(log))
+        self._running[pid] = Worker(self, pid, log)
+        return self._running[pid]
+
+    def exit_code(self, worker: Worker) -> int:
+        """Return how a worker has ended."""
+        del self._running[worker.pid]
+        return self._ask(str(worker.pid))
+
+    def _ask(self, line: str) -> int:
+        assert self._host.stdin is not None
+        assert self._host.stdout is not None
+        self._host.stdin.write(f"{line}\n")
+        self._host.stdin.flush()
+        return int(self._host.stdout.readline())
 
 
 @contextmanager
@@ -156,8 +188,6 @@ def live_together(
 ) -> None:
     """Let some workers join and then one leave; wait until the others have gone on together."""
     for worker in join:
-        worker.go()
-    for worker in join:
         worker.wait_started()
     if leave is not None:
         leave.stop()
@@ -165,7 +195,7 @@ def live_together(
 
     def committed() -> int:
         for worker in (*workers, *join):
-            assert worker.process.poll() is None, tail(worker.log)
+            assert worker.runs, tail(worker.log)
         return sum(lag.committed or 0 for lag in lags.read())
 
     start = committed()
@@ -177,7 +207,7 @@ def use_what_only_this_release_knows(settings: Settings) -> None:
     for table in LAKE_TABLES.values():
         open_or_create(settings.lake_path / table.name, table)
     assert maintain_lake(settings.lake_path, retention_hours=168, open_day=True).tables[0].merged_files > 0
-    redis = Redis.from_url(settings.redis.url.get_secret_value())
+    redis: Any = Redis.from_url(settings.redis.url.get_secret_value())
     for topic in EVENT_TOPICS:
         key = fence_key(settings.feast.project, topic)
         partitions = {name.partition(b":")[0] for name in redis.hkeys(key)}
@@ -192,26 +222,24 @@ def test_a_rolling_restart_up_and_down_again_loses_and_doubles_nothing(
 ) -> None:
     log = SentLog()
     hasty = settings.model_copy(update={"worker": settings.worker.model_copy(update={"flush_interval_ms": 300})})
-    with Fleet(hasty, tmp_path) as fleet:
-        old, new, back = (
-            [fleet.prepare(before) for _ in range(2)],
-            [fleet.prepare(ROOT) for _ in range(2)],
-            fleet.prepare(before),
-        )
+    with Release(before, hasty, tmp_path) as old, Release(ROOT, hasty, tmp_path) as new:
+        old.wait_ready()
+        new.wait_ready()
         with sending(settings, log):
-            live_together(settings, join=old)
-            live_together(settings, old[1], join=new[:1], leave=old[0])
+            first, second = old.start(), old.start()
+            live_together(settings, join=[first, second])
+            third = new.start()
+            live_together(settings, second, join=[third], leave=first)
             use_what_only_this_release_knows(settings)
-            live_together(settings, old[1], new[0])
-            live_together(settings, new[0], join=new[1:], leave=old[1])
+            live_together(settings, second, third)
+            fourth = new.start()
+            live_together(settings, third, join=[fourth], leave=second)
             # and down again: one of the release before joins, and is the last that is left
-            live_together(settings, new[1], join=[back], leave=new[0])
-            live_together(settings, back, leave=new[1])
-        wait_committed(settings, back.log)
-        back.stop()
-    for release, workers in ((before, (*old, back)), (ROOT, new)):
-        for worker in workers:
-            assert f"{release}/streams/worker.py" in worker.log.read_text()
+            fifth = old.start()
+            live_together(settings, fourth, join=[fifth], leave=third)
+            live_together(settings, fifth, leave=fourth)
+        wait_committed(settings, fifth.log)
+        fifth.stop()
     assert_exact(settings, log)
     expected: Counter[str] = Counter()
     for defect, count in log.defect_counts.items():
