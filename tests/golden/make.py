@@ -51,7 +51,7 @@ def event(at_ms: int, kind: str, number: int, **fields: Any) -> Event:
 def typical(topic: str, seed: int) -> Log:
     """Return a day of three visits, with a late event, a duplicate and some disorder."""
     random_ = random.Random(seed)
-    events = []
+    events: list[Event] = []
     for visit_ms in (-9 * HOUR_MS, -5 * HOUR_MS, 0):
         at_ms = visit_ms
         for _ in range(10):
