@@ -49,7 +49,7 @@ class LakeBusyError(SinkError):
 
     def __init__(self, lake: Path) -> None:
         super().__init__(
-            f"Another `shopstream lake maintain` or `shopstream lake erase` is at work on {lake}.",
+            f"Another `shopstream lake maintain`, `lake erase` or `dlq redrive` is at work on {lake}.",
             hint="Wait until it has ended; nothing was changed.",
         )
 

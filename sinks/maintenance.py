@@ -167,13 +167,13 @@ def maintain_table(
         before = _size(handle, path)
         small = _small_files(handle, table, upkeep.before)
         if upkeep.dry_run:
-            merged, deleted, after = sum(small.values()), len(work.deletable(handle)), before
+            merged, deleted, after = dict(small), len(work.deletable(handle)), before
         else:
-            merged = sum(work.compact(day) for day in sorted(small))
+            merged = {day: removed for day in sorted(small) if (removed := work.compact(day))}
             work.checkpoint()
             deleted = work.vacuum()
             after = _size(work.handle(), path)
-    return TableMaintenance(table.name, before, after, len(small), merged, deleted, work.conflicts)
+    return TableMaintenance(table.name, before, after, len(merged), sum(merged.values()), deleted, work.conflicts)
 
 
 class _Work:
@@ -206,7 +206,8 @@ class _Work:
         started = time.monotonic()
         metrics = self._repeated(step)
         removed, added = metrics["numFilesRemoved"], metrics["numFilesAdded"]
-        self._tell(f"{day}: {removed:,} files merged into {added:,} in {time.monotonic() - started:.1f} s")
+        if removed:  # two that together are too large stay two
+            self._tell(f"{day}: {removed:,} files merged into {added:,} in {time.monotonic() - started:.1f} s")
         return int(removed)
 
     def checkpoint(self) -> None:
