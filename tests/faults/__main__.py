@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 from tests.conftest import ROOT
 from tests.faults.runner import LOCK, LOG, RUN
@@ -37,7 +37,7 @@ def main() -> int:
         return _stop()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if _is_running():
-        _say("A run is under way; following it.")
+        _say(f"A run of {_run_file().get('only', 'everything')!r} is under way; following it.")
     else:
         _start(given.only, fresh=given.fresh)
     try:
@@ -52,7 +52,7 @@ def _list() -> int:
 
     for scenario in scenarios():
         if scenario.in_full:
-            _say(f"{scenario.name:34}{scenario.injects}")
+            _say(f"{scenario.name:37}{scenario.injects}")
     return 0
 
 
@@ -91,11 +91,18 @@ def _follow() -> int:
 
 
 def _exit_code() -> int:
-    try:
-        return int(json.loads((FOLDER / RUN).read_text())["exit_code"])
-    except (OSError, KeyError):
+    code = _run_file().get("exit_code")
+    if code is None:
         _say(f"The run was killed; what is done is kept. See {FOLDER / LOG}")
         return 1
+    return int(code)
+
+
+def _run_file() -> dict[str, Any]:
+    try:
+        return json.loads((FOLDER / RUN).read_text())  # type: ignore[no-any-return]
+    except (OSError, ValueError):  # just being written, or killed before that
+        return {}
 
 
 def _is_running() -> bool:
@@ -112,7 +119,7 @@ def _stop() -> int:
     if not (FOLDER / LOCK).is_file() or not _is_running():
         _say("No run is under way.")
         return 0
-    pid = int(json.loads((FOLDER / RUN).read_text())["pid"])
+    pid = int(_run_file()["pid"])
     os.kill(pid, signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_DEADLINE_S
     while _is_running():

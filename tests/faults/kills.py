@@ -20,6 +20,7 @@ TAILS_MAX: Final = 20
 RATE: Final = 300.0
 KILLS_AT_RANDOM: Final = 50
 KILLS_WITHOUT_NAME: Final = 10
+KILLS_SHORT: Final = 5
 START_S: Final = 1.5  # about what a worker needs until it reads
 RUN_S: Final = 0.6
 
@@ -58,6 +59,7 @@ def at_random(
         instances: names of the workers that run side by side; an empty one is a dynamic member of the group.
     """
     rng = random.Random(seed)
+    kills = kills if arena.is_full else KILLS_SHORT
     with arena.world(session_timeout_ms=session_timeout_ms) as world:
         with world.load(simulated(rate=RATE)):
             running = {name: world.start(instance=name) for name in instances}

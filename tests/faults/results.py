@@ -56,13 +56,13 @@ _COLUMNS: Final = ("injected", "records", "lost", "duplicated", "mismatched")
 
 def header() -> str:
     """Return the titles of the columns."""
-    return f"{'fault':34}" + "".join(f"{name:>11}" for name in _COLUMNS) + f"{'seconds':>9}  notes"
+    return f"{'fault':37}" + "".join(f"{name:>11}" for name in _COLUMNS) + f"{'seconds':>9}  notes"
 
 
 def line(row: Row) -> str:
     """Return one row of the table."""
     numbers = "".join(f"{getattr(row, name):>11,}" for name in _COLUMNS)
-    return f"{row.fault:34}{numbers}{row.seconds:>9.1f}  {'FAILED: ' + row.failure if row.failure else row.notes}"
+    return f"{row.fault:37}{numbers}{row.seconds:>9.1f}  {'FAILED: ' + row.failure if row.failure else row.notes}"
 
 
 def totals(rows: Sequence[Row]) -> str:

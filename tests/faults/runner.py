@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
             return 2
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _unwind)
-        (folder / RUN).write_text(json.dumps({"pid": os.getpid()}))
+        (folder / RUN).write_text(json.dumps({"pid": os.getpid(), "only": given.only}))
         code = 1
         try:
             code = run(folder, given.only, fresh=given.fresh)
