@@ -13,6 +13,7 @@ SchemasError
 ├── BrokerUnavailableError       Kafka does not answer
 ├── BrokerAccessError            it refuses us, or we its certificate: trying again cannot help
 ├── TopicError                   a topic is missing or is not what the system needs
+│   ├── TopicMissingError        there is none of that name
 │   └── TopicNotSeenError        it exists, but not for the broker that was asked
 └── DeliveryError                events were handed over but not stored by the broker
 """
@@ -74,6 +75,10 @@ class BrokerAccessError(SchemasError, AccessDeniedError):
 
 class TopicError(SchemasError):
     """A topic is missing, could not be created, or has settings that would make results wrong."""
+
+
+class TopicMissingError(TopicError):
+    """The broker that answered has no topic of that name."""
 
 
 class TopicNotSeenError(TopicError):

@@ -10,7 +10,7 @@ import tenacity
 
 from config.services import KafkaSettings
 from config.settings import Settings
-from schemas.errors import TopicError, TopicNotSeenError
+from schemas.errors import TopicError, TopicMissingError, TopicNotSeenError
 from schemas.event import DEAD_LETTERS_TOPIC, EVENT_TOPICS
 from schemas.kafka_client import (
     MESSAGE_BYTES_MAX,
@@ -88,7 +88,7 @@ def describe_topics(settings: Settings) -> dict[str, TopicInfo]:
     if missing:
         with contextlib.suppress(TopicNotSeenError):
             _describe(admin, missing)  # one that is only hidden from us is told as such
-        raise TopicError(
+        raise TopicMissingError(
             f"Kafka at {settings.kafka.bootstrap_servers} has no topic {' and no topic '.join(missing)}.",
             hint="Run `shopstream schema register`, which creates them.",
         )

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from schemas.errors import BrokerUnavailableError, TopicError
+from schemas.errors import BrokerUnavailableError, TopicError, TopicMissingError, TopicNotSeenError
 from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
 from streams.ports import Batch, Clock, Offsets, TopicPartition
@@ -76,10 +76,7 @@ class LogWatch:
     async def _check(self, expected: Mapping[str, TopicInfo], misses_max: int) -> None:
         try:
             logs = await self._offsets.logs(sorted(expected))
-        except BrokerUnavailableError as error:
-            logger.warning("the topics could not be looked at: %s", error)
-            return
-        except TopicError as error:
+        except (TopicMissingError, TopicNotSeenError) as error:
             self._missed += 1
             if self._missed < misses_max or self._expected is not expected:
                 return
@@ -88,6 +85,9 @@ class LogWatch:
                 hint="If it was deleted to be created anew: rebuild the states by a replay of the new log, or give it "
                 "a Feast project of its own (feast.project).",
             ) from error
+        except (BrokerUnavailableError, TopicError) as error:
+            logger.warning("the topics could not be looked at: %s", error)
+            return
         self._missed = 0
         if self._expected is not expected:
             return  # assigned anew in the meantime, and compared there

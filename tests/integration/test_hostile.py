@@ -58,6 +58,7 @@ def log_path(tmp_path: Path) -> Path:
 
 
 def with_worker(settings: Settings, **changes: Any) -> Settings:
+    changes |= {"instance_id": "the-only-one"}  # so that the group does not wait for one that was killed
     return settings.model_copy(update={"worker": settings.worker.model_copy(update=changes)})
 
 
@@ -136,7 +137,7 @@ def test_a_poisoned_partition_stops_and_after_a_restart_all_of_it_is_applied(
     assert lags()[POISONED] > 0
 
     assert registry.register(f"{settings.feast.project}-mended", json.dumps(changed)) == next_id
-    worker = host.start(settings, log_path)
+    worker = host.start(with_worker(settings), log_path)
     wait_committed(settings, log_path)
     assert worker.stop() == 0, worker.tail()
     assert letter_offsets(settings) == letters
@@ -188,13 +189,13 @@ def test_a_sink_that_hangs_stops_the_worker_with_its_reason(
     finally:
         os.kill(pid, signal.SIGCONT)
     assert "and none was processed for 2 s" in worker.tail()
-    worker = host.start(settings, log_path)
+    worker = host.start(with_worker(settings), log_path)
     wait_committed(settings, log_path)
     assert worker.stop() == 0, worker.tail()
     assert_exact(settings, log)
 
 
-def in_another_log(worker: HostedWorker, settings: Settings) -> None:
+def in_another_log(worker: HostedWorker) -> None:
     """Assert that a worker has ended because a topic is another log, and say so again when it is started."""
     assert worker.ended() == 1
     said = worker.tail(100_000)
@@ -214,9 +215,9 @@ def test_partitions_that_are_added_under_a_running_worker_stop_it(
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
     for done in admin.create_partitions([NewPartitions(CLICKS_TOPIC, 6)]).values():
         done.result()
-    in_another_log(worker, settings)
+    in_another_log(worker)
     assert_exact(settings, log)
-    in_another_log(host.start(settings, log_path), settings)
+    in_another_log(host.start(with_worker(settings), log_path))
 
 
 def test_a_topic_that_is_recreated_under_a_running_worker_stops_it(
@@ -235,6 +236,6 @@ def test_a_topic_that_is_recreated_under_a_running_worker_stops_it(
     until(lambda: not set(EVENT_TOPICS) & set(admin.list_topics(timeout=30).topics), "the topics stay")
     ensure_topics(settings)
     send(settings, traffic(2_000, seed=2), SentLog())
-    in_another_log(worker, settings)
+    in_another_log(worker)
     assert table_counts(settings.lake_path) == rows, "nothing of the new log is applied"
-    in_another_log(host.start(settings, log_path), settings)
+    in_another_log(host.start(with_worker(settings), log_path))

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from config.settings import WorkerSettings
 from schemas.dead_letter import DeadLetter, Reason
-from schemas.errors import BrokerUnavailableError, TopicError
+from schemas.errors import BrokerUnavailableError, TopicError, TopicMissingError
 from schemas.event import CLICKS_TOPIC, Event
 from schemas.topics import TopicInfo
 from sinks.rows import FlushReport
@@ -177,7 +177,7 @@ def test_a_topic_that_is_gone_is_told_at_the_second_look() -> None:
 
     async def scenario() -> None:
         await world.take()
-        world.topics.failure = TopicError("Kafka has no topic x.")
+        world.topics.failure = TopicMissingError("Kafka has no topic x.")
         world.clock.pass_s(10)
         await world.owner.verify_logs()
         world.clock.pass_s(10)
@@ -187,12 +187,13 @@ def test_a_topic_that_is_gone_is_told_at_the_second_look() -> None:
     asyncio.run(scenario())
 
 
-def test_a_broker_that_does_not_answer_is_no_other_log() -> None:
+@pytest.mark.parametrize("failure", [BrokerUnavailableError("Kafka does not answer."), TopicError("It timed out.")])
+def test_a_broker_that_does_not_answer_is_no_other_log(failure: Exception) -> None:
     world = World()
 
     async def scenario() -> None:
         await world.take()
-        world.topics.failure = BrokerUnavailableError("Kafka does not answer.")
+        world.topics.failure = failure
         for _ in range(5):
             world.clock.pass_s(10)
             await world.owner.verify_logs()
