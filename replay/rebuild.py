@@ -250,23 +250,20 @@ async def opened_rebuild(settings: Settings) -> AsyncIterator[Rebuild]:
 
 def repair_ports(settings: Settings, store: Any) -> RepairPorts:
     """Return what a repair needs, over an open feature store."""
+    from feature_repo.erasing import ErasedStates
     from feature_repo.fence import FenceStore
     from feature_repo.states import StateStore
     from schemas.privacy import Pseudonyms
-    from sinks.erasures import read_tombstones
     from sinks.online import OnlineSink
     from streams.adapters import FeastStates
     from streams.clock import SystemClock
+    from streams.erasures import KnownErasures
 
     pseudonyms = Pseudonyms.with_key_of(settings.privacy)
-
-    async def tombstones() -> Tombstones:
-        return await asyncio.to_thread(read_tombstones, settings.lake_path, pseudonyms)
-
     return RepairPorts(
         lake=settings.lake_path,
         online=FeastStates(StateStore(store), OnlineSink(store)),
         fences=FenceStore.beside(store),
         clock=SystemClock(),
-        tombstones=tombstones,
+        tombstones=KnownErasures(settings.lake_path, ErasedStates(store), pseudonyms).read,
     )

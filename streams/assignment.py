@@ -70,7 +70,7 @@ def _status(tp: TopicPartition, fence: Fence | None, positions: Positions, clock
     if fence is not None and fence.status is PartitionStatus.LIVE and fence.next_offset < min(committed, earliest):
         logger.error(
             "%s-%d: the online store was restored from a copy of offset %d, and the topic retains nothing before %d. "
-            "The partition is REBUILDING until a replay gives its states what only the lake holds.",
+            "The partition is REBUILDING until `shopstream replay --into online` gives it what only the lake holds.",
             tp.topic, tp.partition, fence.next_offset, earliest,
         )  # fmt: skip
         return PartitionStatus.REBUILDING, clock.now_ms()
@@ -79,7 +79,7 @@ def _status(tp: TopicPartition, fence: Fence | None, positions: Positions, clock
     if committed:
         logger.error(
             "%s-%d: offsets were committed up to %d but the online store has no fence: it was emptied. "
-            "The partition is REBUILDING: new states are partial until a replay repairs them.",
+            "The partition is REBUILDING: new states are partial until `shopstream replay --into online` repairs them.",
             tp.topic, tp.partition, committed,
         )  # fmt: skip
         return PartitionStatus.REBUILDING, clock.now_ms()
