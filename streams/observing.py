@@ -82,6 +82,7 @@ class GroupLags:
     """
 
     def __init__(self, settings: Settings) -> None:
+        from confluent_kafka import Consumer
         from confluent_kafka.admin import AdminClient
 
         self._settings = settings
@@ -90,6 +91,11 @@ class GroupLags:
             TopicPartition(topic, number) for topic in EVENT_TOPICS for number in range(topics[topic].partition_count)
         ]
         self._admin = AdminClient(client_settings(settings.kafka))
+        # Asks for offsets as a member would, and never joins: the admin client ends the process when the group's
+        # coordinator is not known yet (librdkafka issue 5040).
+        self._member = Consumer(
+            client_settings(settings.kafka) | {"group.id": settings.worker.group_id, "enable.auto.commit": False}
+        )
 
     def read(self) -> list[PartitionLag]:
         """Return the positions of every event partition, in order.
@@ -121,20 +127,16 @@ class GroupLags:
         return sum(lag.lag_records for lag in self.read())
 
     def _ask(self) -> list[PartitionLag]:
-        from confluent_kafka import ConsumerGroupTopicPartitions
         from confluent_kafka import TopicPartition as NativePartition
         from confluent_kafka.admin import OffsetSpec
 
         timeout_s = self._settings.kafka.timeout_s
         native = {tp: NativePartition(*tp) for tp in self._partitions}
-        group = ConsumerGroupTopicPartitions(self._settings.worker.group_id, list(native.values()))
-        asked = self._admin.list_consumer_group_offsets([group], request_timeout=timeout_s)
         earliest, latest = (
             self._admin.list_offsets(dict.fromkeys(native.values(), spec), request_timeout=timeout_s)
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
         )
-        answered = asked[self._settings.worker.group_id].result(timeout_s)
-        committed = {(tp.topic, tp.partition): tp.offset for tp in answered.topic_partitions}
+        committed = self._committed(list(native.values())) if self._is_known() else {}
         return [
             PartitionLag(
                 tp=tp,
@@ -144,6 +146,28 @@ class GroupLags:
             )
             for tp, key in native.items()
         ]
+
+    def _is_known(self) -> bool:
+        """Tell whether the group exists; refusals and a coordinator that is not ready are told here."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        group, timeout_s = self._settings.worker.group_id, self._settings.kafka.timeout_s
+        try:
+            self._admin.describe_consumer_groups([group], request_timeout=timeout_s)[group].result(timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def _committed(self, partitions: list[Any]) -> dict[tuple[str, int], int]:
+        from confluent_kafka import KafkaException
+
+        answered = self._member.committed(partitions, timeout=self._settings.kafka.timeout_s)
+        for partition in answered:
+            if partition.error is not None:
+                raise KafkaException(partition.error)
+        return {(partition.topic, partition.partition): partition.offset for partition in answered}
 
 
 def _is_passing(error: BaseException) -> bool:
