@@ -65,7 +65,8 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
         p50, p99 = payload["freshness_ms"].values()
         console.print(f"from append to readable: at most {p50:,.0f} ms (p50), {p99:,.0f} ms (p99)", highlight=False)
     if payload["rebuilding_partitions"]:
-        console.print(f"[yellow]{payload['rebuilding_partitions']} partitions are REBUILDING: shopstream replay --into online[/yellow]")
+        count, command = payload["rebuilding_partitions"], "shopstream replay --into online"
+        console.print(f"[yellow]{count} partitions are REBUILDING: {command}[/yellow]")
     for braked in payload["braked_partitions"]:
         console.print(
             f"[red]{braked['topic']}-{braked['partition']} is stopped: too many of its records are dead letters "
