@@ -24,14 +24,11 @@ class Logs:
     def __init__(self, load: Load) -> None:
         self._records: dict[TopicPartition, list[Record]] = {tp: [] for tp in load.partitions}
         self._offsets: dict[TopicPartition, list[int]] = {tp: [] for tp in load.partitions}
-        self.arrived = asyncio.Condition()
 
-    async def append(self, made: Produced) -> None:
-        """Store a record, and wake whoever waits for one."""
+    def append(self, made: Produced) -> None:
+        """Store a record."""
         self._records[made.tp].append(made.record)
         self._offsets[made.tp].append(made.record.offset)
-        async with self.arrived:
-            self.arrived.notify_all()
 
     def end(self, tp: TopicPartition) -> int:
         """Return the next offset."""

@@ -114,8 +114,8 @@ class _Maker:
         self.broken_share = rng.choice((0.0, 0.03, 0.15))
         self.late_schema_share = rng.choice((0.0, 0.0, 0.06))
         gap_share = rng.choice((0.0, 0.0, 0.03))
-        count = rng.randint(20, 110)
-        duration_s = rng.choice((2.0, 8.0, 20.0))
+        count = rng.randint(10, 70)
+        duration_s = rng.choice((2.0, 6.0, 12.0))
         for number in range(count):
             at_s = duration_s * number / count
             if rng.random() < gap_share:

@@ -66,21 +66,6 @@ def _redelivered_at_the_version_too(stack: ExitStack) -> None:
 
 
 @_mutant
-def _a_redelivered_event_is_applied_again(stack: ExitStack) -> None:
-    take = features.apply._take
-
-    def mutant(state: Any, event: Any, offset: int) -> Any:
-        version = state.version
-        state.version = min(version, offset)
-        try:
-            return take(state, event, offset)
-        finally:
-            state.version = max(version, state.version)
-
-    _replace(stack, features.apply, "_take", mutant)
-
-
-@_mutant
 def _the_greater_version_wins(stack: ExitStack) -> None:
     def decide(stored: Trailer | None, new: Trailer) -> WriteOutcome:
         is_newer = stored is None or (new.generation, new.version) > (stored.generation, stored.version)

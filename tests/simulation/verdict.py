@@ -92,7 +92,7 @@ def _records(world: "World", raw: Positions, dead: Positions) -> None:
 
 def _counts(world: "World") -> None:
     for life in world.lives:
-        counted = sum(life.outcomes().values())
+        counted = sum(life.metrics.outcomes.values())
         if counted != life.read_count and not life.was_cut_short:
             world.violate(Promise.COUNTS, f"{life.name} read {life.read_count} records and counted {counted}")
     last = world.lives[-1]
@@ -100,7 +100,7 @@ def _counts(world: "World") -> None:
         world.violate(Promise.COUNTS, f"all was committed, and the next start read {last.read_count} records again")
     if world.faults or world.truth.uncertain:
         return
-    total = sum((life.outcomes() for life in world.lives), Counter())
+    total = sum((life.metrics.outcomes for life in world.lives), Counter())
     if total["redelivered"] or sum(total.values()) != len(world.load.produced):
         world.violate(Promise.COUNTS, f"{len(world.load.produced)} records, nothing failed, and it counted {total}")
 

@@ -1,11 +1,8 @@
 """One life of one simulated worker: the real loop and owner, driven as `streams.transport` and Faust drive them."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
-
-from prometheus_client import CollectorRegistry
 
 from config.errors import ShopstreamError
 from config.settings import EventSettings
@@ -13,13 +10,13 @@ from schemas.codec import Codec
 from schemas.event import EVENT_TOPICS
 from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
-from streams.metrics import WorkerMetrics
 from streams.ownership import PartitionOwner
 from streams.ports import Batch, TopicPartition
 from streams.room import FetchRoom
 from tests.crash_points import COMMIT_POINTS, watched
 from tests.simulation import ports
 from tests.simulation.broker import HEARTBEAT_S, SESSION_TIMEOUT_S, Member
+from tests.simulation.counting import CountingMetrics
 from tests.simulation.load import BASE_MS
 from tests.simulation.promises import Promise
 
@@ -55,6 +52,7 @@ class Life:
     Attributes:
         is_alive: false once it was killed or has ended.
         is_started: it was given partitions, and has learnt where to begin in each.
+        wake: set when there may be something to fetch.
         was_cut_short: it was killed, so what it counted last may not have been noted here.
         read_count: records of the batches that it has processed.
     """
@@ -72,7 +70,7 @@ class Life:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flow = asyncio.Event()
-        self._wake = asyncio.Event()
+        self.wake = asyncio.Event()
         self._committing = asyncio.Lock()
         self._room = FetchRoom()
         self._positions: dict[TopicPartition, int] = {}
@@ -81,7 +79,6 @@ class Life:
         self._build()
         self.spawn(self._membership())
         self.spawn(self._fetch())
-        self.spawn(self._wake_on_arrival())
         for topic in EVENT_TOPICS:
             self.spawn(self._agent(topic))
         self.spawn(self._flush_and_commit())
@@ -89,7 +86,7 @@ class Life:
 
     def _build(self) -> None:
         world = self.world
-        self.metrics = WorkerMetrics(CollectorRegistry())
+        self.metrics = CountingMetrics()
         clock = LifeClock(world, world.rng.randint(-2_000, 2_000))
         link = ports.Link(self, world)
         codec = Codec(world.registry, limits=EventSettings(), unknown_id_ttl_s=5.0, clock_ms=clock.now_ms)
@@ -187,15 +184,6 @@ class Life:
         """Tell whether it is stopped."""
         return self._resumed is not None and self.is_alive
 
-    def outcomes(self) -> Counter[str]:
-        """Return what it has counted."""
-        found: Counter[str] = Counter()
-        for family in self.metrics.records.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_total"):
-                    found[sample.labels["outcome"]] += int(sample.value)
-        return found
-
     def stop(self) -> None:
         """Ask for an orderly end, as SIGTERM does."""
         self._stop.set()
@@ -235,7 +223,7 @@ class Life:
         self._positions = dict(starts)
         self._seek_epoch += 1
         self._room.clear()
-        self._wake.set()
+        self.wake.set()
         self.owner.opened(self._seek_epoch)
         self.is_started = True
         self.tell(f"starts at {_named(starts)}")
@@ -280,21 +268,14 @@ class Life:
             await self.gate()
             await self._deliver_once()
 
-    async def _wake_on_arrival(self) -> None:
-        arrived = self.world.logs.arrived
-        while True:
-            async with arrived:
-                await arrived.wait()
-            self._wake.set()
-
     async def _deliver_once(self) -> None:
         world = self.world
-        self._wake.clear()
+        self.wake.clear()
         fetch = self._room.next_fetch(frozenset(self._positions), self.owner.paused())
         wanted = () if fetch is None else self._positions if fetch.partitions is None else fetch.partitions
         found = [tp for tp in sorted(wanted) if world.logs.end(tp) > self._positions[tp]]
         if not found:
-            await self._wake.wait()
+            await self.wake.wait()
             return
         await world.sleep(world.rng.choice((0.01, 0.1, 0.4)))
         epoch, topics = self._seek_epoch, self._taken(found)
@@ -336,7 +317,7 @@ class Life:
                 for batch in batches:
                     if batch.seek_epoch == self._seek_epoch:
                         self._room.done(batch.tp)
-                self._wake.set()
+                self.wake.set()
 
     def _count(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
@@ -351,7 +332,7 @@ class Life:
     # -- flushes and commits ---------------------------------------------------------------------------------------
 
     async def _flush_and_commit(self) -> None:
-        tick_s = max(0.1, self.world.settings.flush_interval_ms / 2000)
+        tick_s = max(0.25, self.world.settings.flush_interval_ms / 2000)
         while True:
             await self.world.sleep(tick_s)
             await self.gate()
@@ -360,7 +341,7 @@ class Life:
 
     async def _watch(self) -> None:
         while True:
-            await self.world.sleep(1.0)
+            await self.world.sleep(2.0)
             await self.gate()
             await self.owner.verify_logs()
             self.owner.observe()

@@ -6,10 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from random import Random
-from typing import Final, TypeVar
+from typing import Final
 
+import schemas.codec
 from config.settings import WorkerSettings
+from schemas.decoding_plan import plan_for
 from schemas.errors import UnknownSchemaIdError
 from schemas.event import CLICKS_TOPIC
 from schemas.loading import own_schema
@@ -28,7 +31,8 @@ from tests.simulation.worker import Life
 
 QUIET_DEADLINE_S: Final = 400.0
 
-Item = TypeVar("Item")
+_plan_for: Final = cache(plan_for)  # pure, and every worker that starts asks for it
+
 Trace = Callable[[str], None]
 
 
@@ -56,6 +60,7 @@ class RunResult:
 
 def simulate(seed: int, trace: Trace | None = None) -> RunResult:
     """Run one seed to its end; equal seeds give equal runs, in whichever process."""
+    schemas.codec.plan_for = _plan_for
     logging.disable(logging.CRITICAL)
     state = random.getstate()
     random.seed(seed)  # the pauses between two tries are drawn by a library
@@ -66,6 +71,7 @@ def simulate(seed: int, trace: Trace | None = None) -> RunResult:
         blocking.close()
         random.setstate(state)
         logging.disable(logging.NOTSET)
+        schemas.codec.plan_for = plan_for
 
 
 async def _simulate(seed: int, blocking: virtual_time.BlockingCode, trace: Trace | None) -> RunResult:
@@ -139,9 +145,9 @@ class World:
     def _settings(self) -> WorkerSettings:
         rng = self.rng
         return WorkerSettings(
-            flush_interval_ms=rng.choice((200, 500, 1_000, 2_000)),
+            flush_interval_ms=rng.choice((400, 1_000, 2_000)),
             flush_rows=rng.choice((5, 20, 50_000)),
-            buffer_rows_max=rng.choice((10, 40, 200_000)),
+            buffer_rows_max=rng.choice((15, 60, 200_000, 200_000)),
             cache_users=rng.choice((1, 3, 1_000)),
             batch_records=rng.choice((3, 10, 50)),
             sink_attempts=rng.choice((2, 4, 8)),
@@ -198,7 +204,7 @@ class World:
         for fault in self._weather.get(service, ()):
             if isinstance(fault, Slowness) and fault.first_s <= self.now_s < fault.end_s:
                 return self.rng.uniform(0, fault.delay_s)
-        return self.rng.uniform(0.001, 0.03) if self.rng.random() < 0.4 else 0.0
+        return self.rng.uniform(0.001, 0.03) if self.rng.random() < 0.25 else 0.0
 
     def is_lake_troubled(self) -> bool:
         """Tell whether a table is slow or failing now, or a worker is to be stopped in the midst of a write."""
@@ -271,7 +277,7 @@ class World:
                 await verdict(self)
         finally:
             for life in self.lives:
-                self.outcomes += life.outcomes()
+                self.outcomes += life.metrics.outcomes
 
     def _start(self) -> None:
         self._life_count += 1
@@ -294,7 +300,9 @@ class World:
     async def _produce(self) -> None:
         for made in self.load.produced:
             await self.sleep(max(0.0, made.at_s - self.now_s))
-            await self.logs.append(made)
+            self.logs.append(made)
+            for life in self.running():
+                life.wake.set()
 
     async def _cause(self, fault: Fault) -> None:
         if isinstance(fault, AtTime):
@@ -355,7 +363,7 @@ class World:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition() and self.violation is None:
-            await self.sleep(0.25)
+            await self.sleep(0.5)
             if self.now_s > QUIET_DEADLINE_S:
                 lags = {tuple(tp): (self.group.committed.get(tp), self.logs.end(tp)) for tp in self.load.partitions}
                 alive = [life.name for life in self.running()]
