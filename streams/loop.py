@@ -14,17 +14,16 @@ A step that fails stops the loop: no commit, no skip.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from config.settings import WorkerSettings
-from feature_repo.fence import FenceMove, PartitionStatus
+from feature_repo.fence import FenceMove
 from feature_repo.states import StoredState
-from features.apply import Outcome
 from features.versioning import VersionConflictError
 from streams.brake import Braked
+from streams.counting import PartitionCounts
 from streams.decoding import BatchDecoding, DecodedBatch
 from streams.erasures import ErasedUsers
 from streams.errors import SinkFailedError, StatesLostError
@@ -93,6 +92,7 @@ class BatchLoop:
         self._log_watch = log_watch
         self._sinks = sinks
         self._metrics = metrics
+        self._counts = PartitionCounts(metrics)
         self._clock = clock
         self.partitions: dict[TopicPartition, PartitionProgress] = {}
         self._caches: dict[str, StateCache] = {}
@@ -128,11 +128,7 @@ class BatchLoop:
         self._seek_epoch = seek_epoch
         self._decoding.open(partitions)
         self._is_open = True
-        for tp, progress in partitions.items():
-            labels = (tp.topic, str(tp.partition))
-            self._metrics.next_offset.labels(*labels).set(progress.next_offset)
-            self._metrics.committed_offset.labels(*labels).set(progress.committed_offset or 0)
-            self._metrics.rebuilding.labels(*labels).set(progress.status is PartitionStatus.REBUILDING)
+        self._counts.opened(partitions)
 
     def close(self) -> None:
         """Take no more batches; a sink that is being retried is given up."""
@@ -148,12 +144,7 @@ class BatchLoop:
 
     def release(self) -> None:
         """Forget the partitions and every cached state: another worker may change them from now on."""
-        for tp, progress in self.partitions.items():
-            labels = (tp.topic, str(tp.partition))
-            for gauge in (self._metrics.lag, self._metrics.commit_age, self._metrics.rebuilding):
-                gauge.labels(*labels).set(0)
-            if progress.braked is not None:
-                self._metrics.braked.labels(*labels, progress.braked.reason.value).set(0)
+        self._counts.released(self.partitions)
         self.partitions.clear()
         self._caches.clear()
 
@@ -242,7 +233,7 @@ class BatchLoop:
         servable_ms = self._clock.now_ms()
         for work in works:
             self._buffer(work, servable_ms)
-            self._count(work, servable_ms)
+            self._counts.done(work, self.partitions[work.batch.tp], servable_ms)
         self._metrics.cached_states.labels(topic).set(len(self._caches[topic]))
         self._metrics.buffered_rows.set(self.flusher.buffered_rows)
         await self.flusher.wait_for_space(self._settings.buffer_rows_max, self._settings.buffer_bytes_max)
@@ -271,7 +262,7 @@ class BatchLoop:
 
     def _brake(self, tp: TopicPartition, braked: Braked) -> None:
         self.partitions[tp].braked = braked
-        self._metrics.braked.labels(tp.topic, str(tp.partition), braked.reason.value).set(1)
+        self._counts.braked(tp, braked)
         logger.error(
             "%s-%d is %s. It is not read any further; other partitions are. Mend the cause and restart the worker, "
             "which then tries again; to pass these records to the dead letters, restart it with a higher "
@@ -345,23 +336,6 @@ class BatchLoop:
         for user_id, item in work.folds.items():
             if item.is_changed:
                 cache.put(user_id, StoredState(item.state, servable_ms))
-
-    def _count(self, work: DecodedBatch, servable_ms: int) -> None:
-        topic, partition = work.batch.tp.topic, str(work.batch.tp.partition)
-        progress = self.partitions[work.batch.tp]
-        outcomes = Counter(outcome for item in work.folds.values() for outcome in item.outcomes)
-        if erased_count := work.erased_count + sum(item.erased_count for item in work.folds.values()):
-            outcomes[Outcome.REDELIVERED] += erased_count
-        for outcome, count in outcomes.items():
-            self._metrics.records.labels(topic, outcome.value).inc(count)
-        for letter in work.letters:
-            self._metrics.dead_letter(letter)
-        self._metrics.forgotten.labels(topic).inc(sum(item.forgotten_count for item in work.folds.values()))
-        self._metrics.batches.labels(topic).inc()
-        waited_ms = max(0, servable_ms - work.batch.records[0].append_time_ms)
-        self._metrics.freshness.labels(topic).observe(waited_ms / 1000)
-        self._metrics.lag.labels(topic, partition).set(progress.lag_records)
-        self._metrics.next_offset.labels(topic, partition).set(progress.next_offset)
 
     @contextmanager
     def _step(self, topic: str, step: str) -> Iterator[None]:
