@@ -8,10 +8,12 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from schemas.errors import BrokerUnavailableError, TopicError, TopicMissingError, TopicNotSeenError
+from feature_repo.errors import OnlineStoreError
+from schemas.errors import BrokerUnavailableError, SchemasError, TopicError, TopicMissingError, TopicNotSeenError
+from schemas.event import EVENT_TOPICS
 from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
-from streams.ports import Batch, Clock, Offsets, TopicPartition
+from streams.ports import Batch, Clock, Fences, Offsets, TopicPartition
 from streams.progress import PartitionProgress
 
 logger = logging.getLogger(__name__)
@@ -23,12 +25,17 @@ MISSED_CHECKS_MAX = 2  # a broker that has just started may not know a topic for
 class LogWatch:
     """Compares the topics with what they were when their partitions were assigned.
 
+    A worker that is given no partition compares them with the fences: the group's last assignment may be from when a
+    topic was gone, and a static member that is started again gets just that one, for ever.
+
     Args:
         interval_s: time between two comparisons.
+        fences: what the states were folded from; without them a worker that has no partition compares nothing.
     """
 
-    def __init__(self, offsets: Offsets, *, interval_s: float, clock: Clock) -> None:
+    def __init__(self, offsets: Offsets, *, interval_s: float, clock: Clock, fences: Fences | None = None) -> None:
         self._offsets = offsets
+        self._fences = fences
         self._interval_s = interval_s
         self._clock = clock
         self._expected: Mapping[str, TopicInfo] = {}
@@ -68,10 +75,25 @@ class LogWatch:
 
     async def _check_after(self, interval_s: float, misses_max: int = MISSED_CHECKS_MAX) -> None:
         async with self._one_at_a_time:
-            if self._clock.monotonic_s() - self._checked_s < interval_s or not self._expected:
+            if self._clock.monotonic_s() - self._checked_s < interval_s:
                 return
             self._checked_s = self._clock.monotonic_s()
-            await self._check(self._expected, misses_max)
+            if self._expected:
+                await self._check(self._expected, misses_max)
+            elif self._fences is not None:
+                await self._check_fences(self._fences)
+
+    async def _check_fences(self, stored: Fences) -> None:
+        try:
+            logs = await self._offsets.logs(EVENT_TOPICS)
+            fences = {topic: await stored.read(topic) for topic in logs}
+        except (SchemasError, OnlineStoreError) as error:
+            logger.warning("the topics could not be compared with the fences: %s", error)
+            return
+        for topic, found in fences.items():
+            for fence in found.values():
+                if fence.epoch != logs[topic].log_epoch:
+                    raise LogEpochError.of(topic, was=fence.epoch, now=logs[topic].log_epoch)
 
     async def _check(self, expected: Mapping[str, TopicInfo], misses_max: int) -> None:
         try:

@@ -68,6 +68,7 @@ def build_app(
     verify_topics(topics)
     check_rights(settings, topics, {**dict.fromkeys(EVENT_TOPICS, "READ"), DEAD_LETTERS_TOPIC: "WRITE"})
     check_group_rights(settings)
+    schema_registry = _open_registry(settings)
     apply_definitions(settings)
     clock = SystemClock()
     registry = CollectorRegistry()
@@ -76,8 +77,6 @@ def build_app(
     store = open_feature_store(settings)
     fences = FenceStore.beside(store)
     fences.read_blocking(CLICKS_TOPIC)  # a Redis that does not answer is told before anything starts
-    schema_registry = RegistryClient(settings.registry)
-    register_own_schemas(schema_registry, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
     codec = Codec(
         schema_registry,
         limits=settings.events,
@@ -96,7 +95,8 @@ def build_app(
     erasures = KnownErasures(settings.lake_path, ErasedStates(store), Pseudonyms.with_key_of(settings.privacy))
     erasures.check()
     offsets = KafkaOffsets(settings, lambda: app.batch_consumer)
-    log_watch = LogWatch(offsets, interval_s=settings.worker.log_check_interval_s, clock=clock)
+    interval_s = settings.worker.log_check_interval_s
+    log_watch = LogWatch(offsets, interval_s=interval_s, clock=clock, fences=fences)
     quarantine = ProbingQuarantine(
         schema_registry.fetch, limits=settings.events, settings=settings.worker, command=probing
     )
@@ -117,6 +117,16 @@ def build_app(
     endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
     return app
+
+
+def _open_registry(settings: Settings) -> RegistryClient:
+    client = RegistryClient(settings.registry)
+    try:
+        register_own_schemas(client, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
+    except ShopstreamError:
+        client.close()
+        raise
+    return client
 
 
 @dataclass(frozen=True)

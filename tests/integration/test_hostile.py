@@ -217,7 +217,7 @@ def test_partitions_that_are_added_under_a_running_worker_stop_it(
         done.result()
     in_another_log(worker)
     assert_exact(settings, log)
-    in_another_log(host.start(with_worker(settings), log_path))
+    in_another_log(host.start(with_worker(settings, log_check_interval_s=0.5), log_path))
 
 
 def test_a_topic_that_is_recreated_under_a_running_worker_stops_it(
@@ -238,4 +238,4 @@ def test_a_topic_that_is_recreated_under_a_running_worker_stops_it(
     send(settings, traffic(2_000, seed=2), SentLog())
     in_another_log(worker)
     assert table_counts(settings.lake_path) == rows, "nothing of the new log is applied"
-    in_another_log(host.start(with_worker(settings), log_path))
+    in_another_log(host.start(with_worker(settings, log_check_interval_s=0.5), log_path))

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config.settings import WorkerSettings
+from feature_repo.fence import Fence, PartitionStatus
 from schemas.dead_letter import DeadLetter, Reason
 from schemas.errors import BrokerUnavailableError, TopicError, TopicMissingError
 from schemas.event import CLICKS_TOPIC, Event
@@ -49,12 +50,13 @@ class World:
         self.clock = ManualClock()
         self.states = InMemoryStates()
         self.topics = Topics(LOG, {TP: Positions(None, 0, 0)})
-        self.watch = LogWatch(self.topics, interval_s=10, clock=self.clock)
-        fences, metrics, settings = InMemoryFences(), WorkerMetrics(CollectorRegistry()), WorkerSettings()
+        self.fences = InMemoryFences()
+        self.watch = LogWatch(self.topics, interval_s=10, clock=self.clock, fences=self.fences)
+        metrics, settings = WorkerMetrics(CollectorRegistry()), WorkerSettings()
         self.loop = BatchLoop(
             settings,
             JsonDecoder(),
-            Sinks(self.states, fences, QuietLake(), RecordedLetters()),
+            Sinks(self.states, self.fences, QuietLake(), RecordedLetters()),
             metrics,
             self.clock,
             log_watch=self.watch,
@@ -63,7 +65,7 @@ class World:
             self.loop,
             settings,
             offsets=self.topics,
-            fences=fences,
+            fences=self.fences,
             metrics=metrics,
             clock=self.clock,
             log_watch=self.watch,
@@ -198,5 +200,26 @@ def test_a_broker_that_does_not_answer_is_no_other_log(failure: Exception) -> No
             world.clock.pass_s(10)
             await world.owner.verify_logs()
         assert world.topics.looks == 5
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_without_partitions_compares_the_topics_with_the_fences() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        world.clock.pass_s(10)
+        await world.owner.verify_logs()
+        await world.fences.advance(CLICKS_TOPIC, 0, Fence(LOG.log_epoch, 5, PartitionStatus.LIVE, 1))
+        world.clock.pass_s(10)
+        await world.owner.verify_logs()
+        world.topics.failure = BrokerUnavailableError("Kafka does not answer.")
+        world.clock.pass_s(10)
+        await world.owner.verify_logs()
+        world.topics.failure = None
+        world.topics.log = replace(LOG, topic_id="new")
+        world.clock.pass_s(10)
+        with pytest.raises(LogEpochError, match="another log"):
+            await world.owner.verify_logs()
 
     asyncio.run(scenario())
