@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faust
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.erasing import ErasedStates
+from feature_repo.errors import OnlineStoreError
 from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.partition_owners import PartitionOwners
@@ -39,6 +40,9 @@ from streams.ownership import PartitionOwner
 from streams.ports import Decoder, Lake, Letters
 from streams.privacy import LakeWithoutOriginals, LettersWithoutOriginals, PseudonymDecoder
 from streams.quarantine import PROBING_COMMAND, ProbingQuarantine
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 
 def build_app(
@@ -76,7 +80,7 @@ def build_app(
     metrics = WorkerMetrics(registry)
     store = open_feature_store(settings)
     fences = FenceStore.beside(store)
-    fences.read_blocking(CLICKS_TOPIC)  # a Redis that does not answer is told before anything starts
+    _check_online_store(store, fences)
     codec = Codec(
         schema_registry,
         limits=settings.events,
@@ -117,6 +121,15 @@ def build_app(
     endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
     return app
+
+
+def _check_online_store(store: "FeatureStore", fences: FenceStore) -> None:
+    """See that Redis answers, and us, before anything starts."""
+    try:
+        fences.read_blocking(CLICKS_TOPIC)
+    except OnlineStoreError:
+        store.provider.online_store.connections(store.config.online_store).close_blocking()
+        raise
 
 
 def _open_registry(settings: Settings) -> RegistryClient:
