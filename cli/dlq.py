@@ -122,8 +122,8 @@ def redrive(
 
     Their bytes stay as they were; the key becomes the user's id, and the partition is the one where it belongs. The
     rest stays, and the report says why. Each letter is published once, also if this is interrupted and run again.
-    A record that fails again is a new letter with the history of the old one. With nothing selected, it finishes what
-    an earlier call has left.
+    A record that fails again is a new letter with the history of the old one. What an earlier call has left is
+    finished, too.
 
     Exit codes: 0 done, whatever stays; 1 failed, or no worker reads (run it again); 2 wrong use.
     """

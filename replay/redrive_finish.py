@@ -134,8 +134,9 @@ class RedriveFinish:
         seen: Mapping[TopicPartition, int | None] = {}
         moved_s = told_s = self._clock.monotonic_s()
         while wanted:
-            committed = self._committed()
-            wanted = {tp: offset for tp, offset in wanted.items() if (committed.get(tp) or 0) <= offset}
+            everywhere = self._committed()
+            wanted = {tp: offset for tp, offset in wanted.items() if (everywhere.get(tp) or 0) <= offset}
+            committed = {tp: everywhere.get(tp) for tp in wanted}  # others may move while these have stopped
             now_s = self._clock.monotonic_s()
             if committed != seen:
                 seen, moved_s = committed, now_s
@@ -151,10 +152,11 @@ class RedriveFinish:
     def _not_read(self, wanted: Mapping[TopicPartition, int]) -> NotReadYetError:
         tp, offset = next(iter(sorted(wanted.items())))
         return NotReadYetError(
-            f"No worker of group {self._group_id} has committed anything for {self._patience_s:g} s, and "
-            f"{tp.topic}-{tp.partition} must be read past offset {offset} before its users can be rebuilt.",
-            hint="What was published stays published. Start a worker, then run `shopstream dlq redrive` again: it "
-            "publishes nothing twice, and rebuilds what is left.",
+            f"No worker of group {self._group_id} has committed anything of {tp.topic}-{tp.partition} for "
+            f"{self._patience_s:g} s, which must be read past offset {offset} before its users can be rebuilt.",
+            hint="What was published stays published. Start a worker, or see in `shopstream status` why the partition "
+            "has stopped; then run `shopstream dlq redrive` again: it publishes nothing twice, and rebuilds what is "
+            "left.",
         )
 
 

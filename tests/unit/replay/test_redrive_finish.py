@@ -34,10 +34,14 @@ class World:
         self.committed = [100]
         self.rebuilt: list[tuple[PartitionLog, frozenset[str]]] = []
         self.stuck: set[int] = set()
+        self.elsewhere = 0
 
     def positions(self) -> Mapping[TopicPartition, int | None]:
         now = self.committed.pop(0) if len(self.committed) > 1 else self.committed[0]
-        return {TopicPartition(CLICKS_TOPIC, partition): now for partition in range(4)}
+        self.elsewhere += 1  # a partition that nobody waits for moves on and on
+        return {TopicPartition(CLICKS_TOPIC, 0): now, TopicPartition(CLICKS_TOPIC, 2): now} | {
+            TopicPartition(CLICKS_TOPIC, 3): self.elsewhere
+        }
 
     def rebuild(self, log: PartitionLog, users: frozenset[str]) -> int:
         if log.partition in self.stuck:
@@ -110,9 +114,10 @@ def test_a_group_that_does_not_move_is_a_sentence_and_the_next_run_finishes(worl
     with pytest.raises(NotReadYetError) as raised:
         world.finish()
     assert str(raised.value) == (
-        "No worker of group features has committed anything for 10 s, and shop.clicks.v1-0 must be read past offset 50 "
-        "before its users can be rebuilt. What was published stays published. Start a worker, then run `shopstream dlq "
-        "redrive` again: it publishes nothing twice, and rebuilds what is left."
+        "No worker of group features has committed anything of shop.clicks.v1-0 for 10 s, which must be read past "
+        "offset 50 before its users can be rebuilt. What was published stays published. Start a worker, or see in "
+        "`shopstream status` why the partition has stopped; then run `shopstream dlq redrive` again: it publishes "
+        "nothing twice, and rebuilds what is left."
     )
     world.committed = [51]
     assert world.finish().users == {CLICKS_TOPIC: 1}
