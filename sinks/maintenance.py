@@ -169,6 +169,7 @@ def maintain_table(
         if upkeep.dry_run:
             merged, deleted, after = dict(small), len(work.deletable(handle)), before
         else:
+            work.settle()
             merged = {day: removed for day in sorted(small) if (removed := work.compact(day))}
             work.checkpoint()
             deleted = work.vacuum()
@@ -224,7 +225,6 @@ class _Work:
 
         def step() -> int:
             handle = self.handle()
-            self._keep_tombstones(handle)
             # each real run adds two commits, and its list may be long
             if not self.deletable(handle):
                 return 0
@@ -241,13 +241,21 @@ class _Work:
     def deletable(self, handle: "DeltaTable") -> list[str]:
         return handle.vacuum(self._upkeep.retention_hours, dry_run=True, **self._VACUUM)
 
-    def _keep_tombstones(self, handle: "DeltaTable") -> None:
-        """Let the log remember replaced files for the whole retention: a forgotten one counts as a crash's leftover."""
-        hours = max(self._upkeep.retention_hours, _DELTA_RETENTION_HOURS)
-        wanted = f"interval {hours} hours"
-        found = handle.metadata().configuration.get(_RETENTION, f"interval {_DELTA_RETENTION_HOURS} hours")
-        if found != wanted:
-            handle.alter.set_table_properties({_RETENTION: wanted})
+    def settle(self) -> None:
+        """Give the table the properties that this release wants; each change makes an append be tried again, once."""
+        from sinks.delta import LOG_RETENTION
+
+        def step() -> None:
+            handle = self.handle()
+            found = handle.metadata().configuration
+            # A replaced file that the log has forgotten counts as a crash's leftover.
+            hours = max(self._upkeep.retention_hours, _DELTA_RETENTION_HOURS)
+            wanted = {_RETENTION: f"interval {hours} hours", "delta.logRetentionDuration": LOG_RETENTION}
+            absent = {_RETENTION: f"interval {_DELTA_RETENTION_HOURS} hours"}
+            if wanted != {name: found.get(name, absent.get(name)) for name in wanted}:
+                handle.alter.set_table_properties(wanted)
+
+        self._repeated(step)
 
     def _repeated(self, step: Callable[[], _Done]) -> _Done:
         from deltalake.exceptions import DeltaError
