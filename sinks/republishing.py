@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from config.errors import ShopstreamError
 from config.settings import Settings
-from schemas.kafka_client import MESSAGE_BYTES_MAX, broker_unavailable, client_settings
+from schemas.kafka_client import MESSAGE_BYTES_MAX, access_error, broker_unavailable, client_settings
 from sinks.letter_reads import LogPosition
 
 POSITION_HEADER: Final = "shopstream-redriven-from"
@@ -60,7 +61,7 @@ class EventLog:
         """Return the next offset of some partitions.
 
         Raises:
-            BrokerUnavailableError: Kafka does not answer.
+            BrokerUnavailableError, BrokerAccessError: Kafka does not answer, or does not let us read.
         """
         with self._consumer() as consumer:
             return {partition: self._bounds(consumer, topic, partition)[1] for partition in sorted(partitions)}
@@ -142,7 +143,7 @@ class EventLog:
             for message in consumer.consume(RECORDS_AT_ONCE, timeout=_POLL_S):
                 error = message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                    raise broker_unavailable(self._kafka, error.str())
+                    raise self._failure(error)
                 if error is not None or message.offset() >= end:
                     at_end = True
                 else:
@@ -156,8 +157,12 @@ class EventLog:
                 TopicPartition(topic, partition), timeout=self._kafka.timeout_s
             )
         except KafkaException as error:
-            raise broker_unavailable(self._kafka, error.args[0].str()) from error
+            raise self._failure(error.args[0]) from error
         return int(earliest), int(end)
+
+    def _failure(self, error: Any) -> ShopstreamError:
+        refusal = access_error(error, self._kafka, "to read the event topics")
+        return refusal or broker_unavailable(self._kafka, error.str())
 
     @contextmanager
     def _consumer(self) -> Iterator[Any]:
