@@ -16,7 +16,7 @@ import time
 from typing import Any, Final
 
 from tests.conftest import ROOT
-from tests.faults.runner import LOCK, LOG, RUN
+from tests.faults.runner import LOCK, LOG, NOISE, RUN
 
 FOLDER: Final = ROOT / ".shopstream" / "faults"
 STOP_DEADLINE_S: Final = 120.0
@@ -67,9 +67,9 @@ def _start(only: str, *, fresh: bool) -> None:
         only,
         *(["--fresh"] if fresh else []),
     ]
-    with (FOLDER / LOG).open("wb") as log:
+    with (FOLDER / LOG).open("wb") as log, (FOLDER / NOISE).open("wb") as noise:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=noise, start_new_session=True
         )
     deadline_s = time.monotonic() + START_DEADLINE_S
     while not (FOLDER / RUN).is_file() and process.poll() is None and time.monotonic() < deadline_s:
@@ -93,7 +93,7 @@ def _follow() -> int:
 def _exit_code() -> int:
     code = _run_file().get("exit_code")
     if code is None:
-        _say(f"The run was killed; what is done is kept. See {FOLDER / LOG}")
+        _say(f"The run was killed; what is done is kept. See {FOLDER / NOISE}")
         return 1
     return int(code)
 

@@ -10,7 +10,7 @@ from tests.faults.services import ServiceProcess
 RATE: Final = 200.0
 PAUSE_S: Final = 30.0
 PAUSE_SHORT_S: Final = 8.0  # longer than the group's session timeout
-BETWEEN_S: Final = 3.0
+DOWN_S: Final = 3.0
 
 
 def killed(arena: Arena) -> Outcome:
@@ -22,9 +22,9 @@ def killed(arena: Arena) -> Outcome:
         world.wait_ready()
         with world.load(simulated(rate=RATE)):
             for _ in range(turns):
-                pause(BETWEEN_S)
+                supervisor.until_progress()
                 broker.kill()
-                pause(BETWEEN_S)
+                pause(DOWN_S)
                 broker.start_again()
                 supervisor.until_progress()
         return _finished(world, supervisor, turns)
@@ -38,7 +38,7 @@ def paused(arena: Arena) -> Outcome:
         supervisor = Supervisor(world)
         world.wait_ready()
         with world.load(simulated(rate=RATE)):
-            pause(BETWEEN_S)
+            supervisor.until_progress()
             with broker.paused():
                 pause(seconds)
             supervisor.until_progress()

@@ -11,6 +11,7 @@ import msgspec
 
 from config.settings import Settings
 from schemas.event import Event
+from tests.waiting import wait_until
 from traffic.pacing import Pacer
 from traffic.sending import open_sender
 from traffic.sent_log import SentLog
@@ -18,6 +19,7 @@ from traffic.simulator import Simulator, SimulatorConfig
 from traffic.timed import TimedEvent
 
 HOT_USER: Final = "u-hot"
+START_DEADLINE_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 120.0
 
 _seeds = count(1)
@@ -84,8 +86,12 @@ class Load:
 
 @contextmanager
 def background_load(settings: Settings, events: Iterable[TimedEvent], log: SentLog) -> Iterator[Load]:
-    """Send events when they are due while the block runs; on leaving all that was sent is acknowledged."""
+    """Send events when they are due while the block runs; on leaving all that was sent is acknowledged.
+
+    The block begins when the first of them is acknowledged.
+    """
     stop = threading.Event()
+    before = log.acknowledged_count
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -99,10 +105,13 @@ def background_load(settings: Settings, events: Iterable[TimedEvent], log: SentL
     thread = threading.Thread(target=run, name="load", daemon=True)
     thread.start()
     try:
+        wait_until(
+            lambda: failures or log.acknowledged_count > before, START_DEADLINE_S, "the broker acknowledges nothing"
+        )
         yield Load(thread)
     finally:
         stop.set()
         thread.join(STOP_TIMEOUT_S)
+        if failures:
+            raise failures[0]  # also when the block has failed: then this is why
     assert not thread.is_alive(), "the broker has not answered for all that was sent"
-    if failures:
-        raise failures[0]

@@ -26,7 +26,8 @@ from tests.faults.workers import worker_host
 
 LOCK: Final = "lock"  # held while a run is under way
 RUN: Final = "run.json"  # who runs it, and at the end with which exit code
-LOG: Final = "run.log"
+LOG: Final = "run.log"  # the rows, and why one failed
+NOISE: Final = "stderr.log"  # what clients say of a broker that is gone
 LOCK_PATIENCE_S: Final = 2.0
 
 
@@ -98,6 +99,7 @@ def _arena(folder: Path) -> Iterator[Arena]:
         del os.environ[name]
     default: Path = Settings.model_fields["cache_dir"].default
     cache_dir = Path(os.environ.pop("SHOPSTREAM_CACHE_DIR", str(default))).expanduser()
+    say("Starting a stack of its own")
     with embedded_stack(home, cache_dir) as endpoints, worker_host(folder / "host.log") as host:
         yield Arena(
             endpoints=endpoints,
@@ -115,7 +117,7 @@ def _attempt(scenario: Scenario, arena: Arena) -> Row:
     try:
         return run_scenario(scenario, arena)
     except Exception as error:  # noqa: BLE001 - it is told in the row and in the log
-        traceback.print_exc()
+        say(traceback.format_exc())
         assert arena.stack is not None
         arena.stack.up()
         return Row.failed(scenario, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300])
