@@ -1,50 +1,38 @@
 """Deletes the rows of erased users from a table, and what older versions and crashes left of them on the disk.
 
-Rows are found by user and deleted by position: the condition of a deletion is written into the table's log, where it
-would name the user for good. Then the files of older versions are deleted, whatever retention says; and files that no
-version knows, which a killed writer leaves behind, if they hold such rows.
+A file that holds such rows is written anew without them, and takes its place in one commit. The library's own deletion
+would do that, too, but it writes its condition, which names the user, into the table's log, is refused whenever a
+worker appends meanwhile, and leaves texts of a type that readers cannot compare (deltalake 1.6).
+
+Then the files of older versions are deleted, whatever retention says; and files that no version knows, which a killed
+writer leaves behind, if they hold such rows.
 """
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sinks.erasures import ErasedLog, Tombstones, log_of
+from sinks.file_rewriting import swap_file, write_without
 from sinks.tables import DEAD_LETTERS, ERASURES, LAKE_TABLES, LakeTable, application_id, arrow_schema
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-FILES_AT_ONCE: Final = 16
-ROWS_AT_ONCE: Final = 1_000
 ATTEMPTS: Final = 30
 SETTLED_S: Final = 10.0
 POLL_S: Final = 0.2
 
 _FILE: Final = "__filename"
+_LOG_COLUMNS: Final = ("log_epoch", "topic", "partition")
 _HINT: Final = "What was done so far stays; run the same `shopstream lake erase` again, it goes on from there."
 
 _Done = TypeVar("_Done")
-
-
-class RowPlace(NamedTuple):
-    """Where one row is.
-
-    Attributes:
-        day: of the table's date column, as in the name of its folder.
-        position: of the table's position column.
-    """
-
-    file: str
-    day: str
-    log_epoch: str
-    topic: str
-    partition: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +116,9 @@ class TableEraser:
         self._path = lake / table.name
         self._table = table
         self._tombstones = tombstones
-        self._ids = ids
+        self._given = ids is not None
+        self._ids = set(ids or ())
+        self._seen: set[str] = set()
         self._logs = logs
         self._progress = progress
         self._sleep = sleep
@@ -146,7 +136,7 @@ class TableEraser:
         if handle is None:
             return 0
         with explained(self._path, _HINT):
-            return sum(1 for _ in self._places(handle.to_pyarrow_dataset()))
+            return sum(self._rows_by_file(handle.to_pyarrow_dataset()).values())
 
     def erase(self) -> TableErasure | None:
         """Delete the rows, then all that is not of the newest version; None when the table was never written.
@@ -165,7 +155,7 @@ class TableEraser:
                 oldest_version, deleted = self._repeated(self._delete_older_versions)
                 files += deleted
                 leftovers += self._delete_leftovers()
-                if not self._any_place():
+                if not self._rows_by_file(self._handle().to_pyarrow_dataset()):
                     break
         self._progress(
             f"{self._table.name}: {rows:,} rows and {files + leftovers:,} files deleted; "
@@ -177,40 +167,51 @@ class TableEraser:
 
     def _delete_rows(self) -> int:
         deleted = 0
-        for part in _parts(list(self._places(self._handle().to_pyarrow_dataset()))):
-            self._repeated(partial(self._delete, _condition(self._table, part)))
-            deleted += len(part)
+        for file, count in sorted(self._rows_by_file(self._handle().to_pyarrow_dataset()).items()):
+            written = write_without(self._path / file, self._table, self._is_kept)
+            if self._repeated(partial(self._swap, file, written)):
+                deleted += count
+            else:  # somebody else has replaced it; the next round finds the rows where they are now
+                (self._path / file).with_name(written.name).unlink(missing_ok=True)
             self._progress(f"{self._table.name}: {deleted:,} rows deleted")
         return deleted
 
-    def _any_place(self) -> bool:
-        return any(True for _ in self._places(self._handle().to_pyarrow_dataset()))
+    def _swap(self, file: str, written: Any) -> bool:
+        return swap_file(self._handle(), self._path, self._table, file, written)
 
-    def _delete(self, condition: str) -> None:
-        """Replace the rows of a condition by nothing.
+    def _rows_by_file(self, dataset: Any) -> Counter[str]:
+        """Count the rows of erased users in each file that has any."""
+        import pyarrow as pa
+        from pyarrow import compute as pc
 
-        `DeltaTable.delete` does the same, but refuses when others append meanwhile, and leaves files whose texts are
-        of a type that readers cannot compare with texts (deltalake 1.6).
-        """
-        from deltalake import write_deltalake
+        wanted = None
+        if self._table is not DEAD_LETTERS:  # letters count by their position, too, and there are few
+            self._find_ids(dataset)
+            wanted = pc.field("user_id").isin(pa.array(list(self._ids), pa.string()))
+        counts: Counter[str] = Counter()
+        columns = [self._user_column, *_LOG_COLUMNS, self._table.position, _FILE]
+        for batch in dataset.to_batches(columns=columns, filter=wanted):
+            files = batch.column(_FILE).to_pylist()
+            counts.update(file for file, erased in zip(files, self._erased(batch), strict=True) if erased)
+        return counts
 
-        from sinks.delta import writer_properties
+    def _is_kept(self, batch: Any) -> Any:
+        """Return which rows of a batch stay, as Arrow."""
+        import pyarrow as pa
+        from pyarrow import compute as pc
 
-        handle = self._handle()
-        properties = writer_properties(self._table)
-        write_deltalake(handle, _nothing(handle), mode="overwrite", predicate=condition, writer_properties=properties)
+        if self._table is DEAD_LETTERS:
+            return pa.array([not erased for erased in self._erased(batch)], pa.bool_())
+        is_theirs = pc.is_in(batch.column("user_id"), pa.array(list(self._ids), pa.string()))
+        erased = iter(self._erased(batch.filter(is_theirs)))
+        return pa.array([not (theirs and next(erased)) for theirs in is_theirs.to_pylist()], pa.bool_())
 
-    def _places(self, dataset: Any) -> Iterator[RowPlace]:
-        """Yield where the rows of erased users are, in the order of the files."""
-        names = (_FILE, "log_epoch", "topic", "partition", self._table.position)
-        for batch in self._batches(dataset, names):
-            columns = batch.to_pydict()
-            days = columns.get(self._table.partitioned_by) or [None] * batch.num_rows  # absent in a file by itself
-            users = columns[self._user_column]
-            for user, day, *place in zip(users, days, *(columns[name] for name in names), strict=True):
-                file, epoch, topic, partition, position = place
-                if self._is_erased(user, log_of(topic, epoch, partition), position - self._table.position_base):
-                    yield RowPlace(file, str(day), epoch, topic, partition, position)
+    def _erased(self, batch: Any) -> Iterator[bool]:
+        names = (self._user_column, *_LOG_COLUMNS, self._table.position)
+        for user, epoch, topic, number, position in zip(
+            *(batch.column(name).to_pylist() for name in names), strict=True
+        ):
+            yield self._is_erased(user, log_of(topic, epoch, number), position - self._table.position_base)
 
     def _is_erased(self, user: Any, log: ErasedLog, offset: int) -> bool:
         if self._table is DEAD_LETTERS:
@@ -221,32 +222,19 @@ class TableEraser:
     def _user_column(self) -> str:
         return "key" if self._table is DEAD_LETTERS else "user_id"
 
-    def _batches(self, dataset: Any, names: Sequence[str]) -> Iterator[Any]:
-        import pyarrow as pa
+    def _find_ids(self, dataset: Any) -> None:
+        """Learn which users of a table the tombstones cover, unless they were given."""
         from pyarrow import compute as pc
 
-        optional = [self._table.partitioned_by] if self._table.partitioned_by in dataset.schema.names else []
-        wanted = None
-        if self._table is not DEAD_LETTERS:  # letters count by their position, too, and there are few
-            ids = self._ids if self._ids is not None else self._covered_ids(dataset)
-            wanted = pc.field("user_id").isin(pa.array(list(ids), pa.string()))
-        for batch in dataset.to_batches(columns=[self._user_column, *names, *optional], filter=wanted):
-            if batch.num_rows:
-                yield batch
-
-    def _covered_ids(self, dataset: Any) -> set[str]:
-        from pyarrow import compute as pc
-
+        if self._given:
+            return
         subjects = {subject for ends in self._tombstones.ends.values() for subject in ends}
         pseudonyms = self._tombstones.pseudonyms
-        found: set[str] = set()
-        seen: set[str] = set()
         for batch in dataset.to_batches(columns=["user_id"]):
-            new = set(pc.unique(batch.column("user_id")).to_pylist()) - seen
-            seen |= new
+            new = set(pc.unique(batch.column("user_id")).to_pylist()) - self._seen
+            self._seen |= new
             if pseudonyms is not None:
-                found |= {user for user in new if not subjects.isdisjoint(pseudonyms.subjects(user))}
-        return found
+                self._ids |= {user for user in new if not subjects.isdisjoint(pseudonyms.subjects(user))}
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -255,9 +243,11 @@ class TableEraser:
         handle = self._handle()
         oldest_version = handle.version()
         options: dict[str, Any] = {"retention_hours": 0, "enforce_retention_duration": False}
-        if not handle.vacuum(dry_run=True, **options):
-            return oldest_version, 0  # a real run would add two commits
-        return oldest_version, len(handle.vacuum(dry_run=False, **options))
+        # those that an earlier run has deleted are listed, too
+        files = [file for file in handle.vacuum(dry_run=True, **options) if (self._path / file).exists()]
+        if files:  # else a real run would add two commits for nothing
+            handle.vacuum(dry_run=False, **options)
+        return oldest_version, len(files)
 
     def _delete_leftovers(self) -> int:
         """Delete files that no version knows and that hold rows of erased users: killed writers left them."""
@@ -282,7 +272,7 @@ class TableEraser:
         if path.suffix != ".parquet":
             return True  # half of a file, `….parquet#1`: whose rows it holds cannot be known, and nobody can read it
         try:
-            return any(True for _ in self._places(ds.dataset(path, format="parquet")))
+            return bool(self._rows_by_file(ds.dataset(path, format="parquet")))
         except ArrowInvalid:
             return True  # the same, renamed too early
         except FileNotFoundError:
@@ -344,29 +334,3 @@ def _nothing(handle: "DeltaTable") -> Any:
     import pyarrow as pa
 
     return pa.schema(handle.schema().to_arrow()).empty_table()
-
-
-def _parts(places: Sequence[RowPlace]) -> Iterator[list[RowPlace]]:
-    """Cut into parts of few files and rows each: a short deletion seldom meets somebody else's commit."""
-    part: list[RowPlace] = []
-    files: set[str] = set()
-    for place in sorted(places):
-        if part and (len(part) == ROWS_AT_ONCE or len(files | {place.file}) > FILES_AT_ONCE):
-            yield part
-            part, files = [], set()
-        part.append(place)
-        files.add(place.file)
-    if part:
-        yield part
-
-
-def _condition(table: LakeTable, places: Sequence[RowPlace]) -> str:
-    """Return the SQL condition that is true of these rows only; it names nobody."""
-    positions: dict[tuple[str, str, str, int], list[int]] = {}
-    for place in places:
-        positions.setdefault(place[1:5], []).append(place.position)
-    return " OR ".join(
-        f"({table.partitioned_by} = '{day}' AND log_epoch = '{epoch}' AND topic = '{topic}' "
-        f'AND "partition" = {partition} AND "{table.position}" IN ({", ".join(map(str, sorted(found)))}))'
-        for (day, epoch, topic, partition), found in sorted(positions.items())
-    )
