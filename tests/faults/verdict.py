@@ -63,15 +63,22 @@ def judge(settings: Settings, log: SentLog, *, users_max: int = 300) -> Verdict:
 
 
 def _doubled_states(settings: Settings) -> int:
-    """Count states that were logged twice; a repair writes a version again, one generation above."""
+    """Count states that were logged twice.
+
+    A repair writes a version again, a generation above. After a second loss generations begin anew, and the very same
+    state may be stored again: that is another row, of another time.
+    """
     from deltalake import DeltaTable
 
     path = settings.lake_path / FEATURE_LOG.name
     if not DeltaTable.is_deltatable(str(path)):
         return 0
-    seen: Counter[tuple[str, int, int, int]] = Counter()
-    names = ["topic", "partition", "version", "state"]
+    seen: Counter[tuple[str, int, int, int, int]] = Counter()
+    names = ["topic", "partition", "version", "state", "servable_ms"]
     for batch in DeltaTable(path).to_pyarrow_dataset().to_batches(columns=names):
-        for topic, partition, version, state in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            seen[topic, partition, version, read_trailer(state).generation] += 1
+        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for topic, partition, version, state, servable_ms in rows:
+            trailer = read_trailer(state)
+            is_repair = trailer.generation > 0 and trailer.built_from == 0
+            seen[topic, partition, version, trailer.generation, servable_ms if is_repair else 0] += 1
     return sum(count - 1 for count in seen.values())
