@@ -42,8 +42,6 @@ class DecodingPlan:
         reader: our schema, for fastavro to resolve; None if every field that both have is of the same type, so that
             what was written need only be taken by name.
         absent: defaults of our fields that the writer does not have.
-        reads_strictly_first: the writer has fields that a resolution would skip. fastavro does not check the length of
-            what it skips, so the body is read whole once before.
         negative_indices: the bytes that a negative branch or symbol would be written as, which fastavro takes for one
             from the end; a body that holds one is looked at strictly. Text and numbers of good events hardly ever do.
         values_max: most values of a record, items of arrays and maps included.
@@ -56,7 +54,6 @@ class DecodingPlan:
     writer: dict[str, Any]
     reader: dict[str, Any] | None
     absent: Mapping[str, Any]
-    reads_strictly_first: bool
     negative_indices: tuple[bytes, ...]
     values_max: int
     safe_bytes: int
@@ -67,9 +64,6 @@ class DecodingPlan:
             return problem
         stream = BytesIO(body)
         try:
-            if self.reads_strictly_first:
-                schemaless_reader(stream, self.writer)
-                stream.seek(0)
             fields: dict[str, Any] = schemaless_reader(stream, self.writer, self.reader)
         except SchemaResolutionError:
             return self._unresolvable(body)
@@ -104,7 +98,7 @@ class DecodingPlan:
             written = schemaless_reader(BytesIO(body), self.writer)
         except (*_CORRUPT_BODY_ERRORS, MemoryError) as error:
             return self._corrupt(body, f"{type(error).__name__}: {error}"[:200])
-        for part in (self.reader or self.writer)["fields"]:
+        for part in _readers()[self.record_name][1].wire["fields"]:
             name, expected = part["name"], part["type"]
             value = written.get(name)
             if value is None and not isinstance(expected, list):
@@ -140,14 +134,17 @@ def plan_for(schema_id: int, text: str, values_max: int = VALUES_MAX) -> Decodin
         for name, written in writer.field_types.items()
         if name in reader.field_types
     )
+    try:
+        resolving = reader.reading(writer) if needs_resolution else None
+    except UnsafeSchemaError as error:
+        return Problem(Reason.UNDECODABLE, f"Schema {schema_id} is refused: {error.message}")
     return DecodingPlan(
         schema_id=schema_id,
         topic=topic,
         record_name=writer.name,
         writer=writer.wire,
-        reader=reader.reading() if needs_resolution else None,
+        reader=resolving,
         absent={name: reader.defaults[name] for name in reader.field_names if name not in writer.field_names},
-        reads_strictly_first=needs_resolution and not set(writer.field_names) <= set(reader.field_names),
         negative_indices=tuple(bytes([2 * back - 1]) for back in range(1, min(most_choices(writer.wire), 64) + 1)),
         values_max=values_max,
         safe_bytes=writer.bytes_for(values_max),

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException, UnknownType
 
+from schemas.definitions import INNER, Definitions
 from schemas.errors import UnsafeSchemaError
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC
 
@@ -94,13 +95,28 @@ class LoadedSchema:
         """Return the wire form as JSON."""
         return json.dumps(_bare(self.wire))
 
-    def reading(self) -> dict[str, Any]:
-        """Return it as a reader's schema for fastavro: the wire form with the defaults."""
+    def reading(self, writer: "LoadedSchema") -> dict[str, Any]:
+        """Return it as a reader's schema for fastavro: the wire form with the defaults, then what only the writer has.
+
+        So nothing is skipped: fastavro checks no lengths in what it skips, and 127 bytes can make it skip for ever.
+
+        Raises:
+            UnsafeSchemaError: the two do not go together.
+        """
         fields = [
             {**part, "default": self.defaults[part["name"]]} if part["name"] in self.defaults else part
             for part in self.wire["fields"]
         ]
-        parsed: dict[str, Any] = parse_schema({"type": "record", "name": self.name, "fields": fields})
+        definitions = Definitions(writer.wire)
+        more = [
+            {"name": part["name"], "type": definitions.complete(part["type"])}
+            for part in writer.wire["fields"]
+            if part["name"] not in self.field_names
+        ]
+        try:
+            parsed: dict[str, Any] = parse_schema({"type": "record", "name": self.name, "fields": [*fields, *more]})
+        except _PARSE_FAILURES as error:
+            raise UnsafeSchemaError(f"The schema cannot be read as ours ({type(error).__name__}: {error}).") from error
         return parsed
 
 
@@ -147,7 +163,7 @@ def most_choices(schema: Any) -> int:
     kind = schema["type"]
     if kind == "enum":
         return len(schema["symbols"])
-    inner = {"array": "items", "map": "values"}.get(kind)
+    inner = INNER.get(kind)
     if inner is not None:
         return most_choices(schema[inner])
     return max((most_choices(part["type"]) for part in schema.get("fields", ())), default=0)

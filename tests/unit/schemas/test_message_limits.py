@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from config.settings import EventSettings
 from schemas.codec import Codec, Decoded
 from schemas.dead_letter import DeadLetter, Reason
-from schemas.event import CLICKS_TOPIC, Event
+from schemas.event import CLICKS_TOPIC, Event, Record
 from schemas.loading import load, own_schema
 from schemas.wire_check import TooManyValuesError, check
 from tests.unit.schemas.conftest import HeldSchemas, RecordOf
@@ -145,3 +146,45 @@ def test_a_body_that_is_not_walked_cannot_hold_too_much(types: tuple[Any, ...], 
 def test_schemas_without_collections_are_never_walked() -> None:
     loaded = load(own_schema(CLICKS_TOPIC))
     assert loaded.bytes_for(VALUES_MAX) > 10**9
+
+
+@pytest.fixture
+def resolving(source: HeldSchemas, codec: Codec) -> Callable[[bytes, Record], Decoded | DeadLetter]:
+    """Decode the bytes of three more fields behind a click whose schema needs resolution."""
+    other = json.loads(own_schema(CLICKS_TOPIC))
+    session = next(part for part in other["fields"] if part["name"] == "session_id")
+    session["type"].reverse()
+    del session["default"]
+    shared = {"type": "record", "name": "Shared", "fields": [{"name": "a", "type": "int"}]}
+    other["fields"] += [
+        {"name": "flags", "type": array("boolean")},
+        {"name": "one", "type": ["null", shared]},
+        {"name": "many", "type": array("Shared")},
+    ]
+    source.texts[9] = json.dumps(other)
+
+    def decode(body: bytes, good: Record) -> Decoded | DeadLetter:
+        assert good.value is not None
+        fields = bytearray(good.value[5:])
+        fields[fields.index(b"\2\6s-1")] = 0  # the branches of session_id have changed places
+        made = replace(good, value=b"\0\0\0\0\x09" + bytes(fields) + body)
+        codec.resolve(codec.unresolved([made]))
+        return codec.decode(made, 4)
+
+    return decode
+
+
+def test_what_a_resolution_would_skip_is_read(
+    resolving: Callable[[bytes, Record], Decoded | DeadLetter], click: Event, record_of: RecordOf
+) -> None:
+    flags, one, many = one_block(b"\0", 3), b"\2\6", one_block(b"\4", 2)
+    assert resolving(flags + one + many, record_of(click)) == Decoded(click, 9)
+
+
+def test_a_block_whose_size_lies_does_not_make_it_skip_for_ever(
+    resolving: Callable[[bytes, Record], Decoded | DeadLetter], click: Event, record_of: RecordOf
+) -> None:
+    # who reads the nine items finds the end; who skips by the size of their block finds a count of 2**60
+    items = number(2**60)
+    lying = number(-len(items)) + number(0) + items + b"\0" + b"\0" + b"\0"
+    assert resolving(lying, record_of(click)) == Decoded(click, 9)
