@@ -50,7 +50,7 @@ def _finished(world: World, supervisor: Supervisor, injected: int) -> Outcome:
     world.wait_ready()
     verdict = world.finish()
     reasons = f" ({'; '.join(supervisor.reasons)})" if supervisor.reasons else ""
-    return Outcome(injected, verdict, notes=f"the worker exited {world.restarts} times and was restarted{reasons}")
+    return Outcome(injected, verdict, notes=f"{world.restarts} restarts of the worker{reasons}")
 
 
 SCENARIOS: Final = (
