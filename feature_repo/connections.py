@@ -121,10 +121,10 @@ class RedisConnections:
                 f"Redis at {self.address} could not be connected to by TLS: {refusal}.",
                 hint="Check redis.ca_file, redis.certificate_file and redis.key_file, and the host name in redis.url.",
             )
-        return OnlineStoreError(
-            f"Redis at {self.address} does not answer: {said}.",
-            hint="Is it running (`shopstream stack status`), and does redis.url name it?",
-        )
+        hint = "Is it running (`shopstream stack status`), and does redis.url name it?"
+        if self._url.startswith("rediss:"):
+            hint += " Does it speak TLS there, and does it ask for redis.certificate_file?"
+        return OnlineStoreError(f"Redis at {self.address} does not answer: {said}.", hint=hint)
 
     def _refused(self, said: str) -> OnlineStoreError:
         if _MISSING_RIGHT.search(said):

@@ -1,6 +1,7 @@
 """The composition root of the worker process: settings in, a running worker out."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.erasing import ErasedStates
-from feature_repo.errors import OnlineStoreError
 from feature_repo.fence import FenceStore
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.partition_owners import PartitionOwners
@@ -72,15 +72,11 @@ def build_app(
     verify_topics(topics)
     check_rights(settings, topics, {**dict.fromkeys(EVENT_TOPICS, "READ"), DEAD_LETTERS_TOPIC: "WRITE"})
     check_group_rights(settings)
-    schema_registry = _open_registry(settings)
-    apply_definitions(settings)
+    schema_registry, store, fences = _connect(settings)
     clock = SystemClock()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics = WorkerMetrics(registry)
-    store = open_feature_store(settings)
-    fences = FenceStore.beside(store)
-    _check_online_store(store, fences)
     codec = Codec(
         schema_registry,
         limits=settings.events,
@@ -123,23 +119,19 @@ def build_app(
     return app
 
 
-def _check_online_store(store: "FeatureStore", fences: FenceStore) -> None:
-    """See that Redis answers, and us, before anything starts."""
-    try:
+def _connect(settings: Settings) -> "tuple[RegistryClient, FeatureStore, FenceStore]":
+    """Open what a worker needs, and see that each service answers, and us; what is open is closed if one does not."""
+    with contextlib.ExitStack() as undo:
+        registry = RegistryClient(settings.registry)
+        undo.callback(registry.close)
+        register_own_schemas(registry, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
+        apply_definitions(settings)
+        store = open_feature_store(settings)
+        undo.callback(store.provider.online_store.connections(store.config.online_store).close_blocking)
+        fences = FenceStore.beside(store)
         fences.read_blocking(CLICKS_TOPIC)
-    except OnlineStoreError:
-        store.provider.online_store.connections(store.config.online_store).close_blocking()
-        raise
-
-
-def _open_registry(settings: Settings) -> RegistryClient:
-    client = RegistryClient(settings.registry)
-    try:
-        register_own_schemas(client, (DEAD_LETTERS_TOPIC,))  # we are the producer of those
-    except ShopstreamError:
-        client.close()
-        raise
-    return client
+        undo.pop_all()
+    return registry, store, fences
 
 
 @dataclass(frozen=True)

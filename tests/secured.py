@@ -7,6 +7,7 @@ for a certificate, and forwards.
 """
 
 import base64
+import contextlib
 import http.client
 import http.server
 import os
@@ -271,10 +272,9 @@ def tls_proxy(target_port: int, certificates: Certificates, *, asks_for_certific
 
     class Tunnel(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            try:
-                client = context.wrap_socket(self.request, server_side=True)
-            except (ssl.SSLError, ConnectionError):
-                return  # it did not like our certificate, or we not its own
+            client = _shake_hands(self.request, context)
+            if client is None:
+                return
             with closing(client), socket.create_connection((HOST, target_port)) as server:
                 _pass_on(client, server)
 
@@ -355,15 +355,29 @@ class _TlsServer(http.server.ThreadingHTTPServer):
         self._context = context
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        try:
-            wrapped = self._context.wrap_socket(request, server_side=True)
-        except (ssl.SSLError, ConnectionError):
-            return
-        with closing(wrapped):
-            super().finish_request(wrapped, client_address)
+        wrapped = _shake_hands(request, self._context)
+        if wrapped is not None:
+            with closing(wrapped):
+                super().finish_request(wrapped, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: clients leave as they like."""
+
+
+def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket | None:
+    """Begin TLS; None if a certificate was refused, ours or the client's."""
+    client = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+    try:
+        client.do_handshake()
+    except (ssl.SSLError, ConnectionError):
+        # closed at once, a connection with unread bytes is reset, and the client never sees why it was refused
+        with contextlib.suppress(OSError), socket.socket(fileno=client.detach()) as raw:
+            raw.settimeout(5)
+            raw.shutdown(socket.SHUT_WR)
+            while raw.recv(4_096):
+                pass
+        return None
+    return client
 
 
 def _server_context(certificates: Certificates, *, asks_for_certificate: bool) -> ssl.SSLContext:
