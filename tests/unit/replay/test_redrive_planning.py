@@ -92,7 +92,7 @@ def test_a_letter_that_ends_who_decodes_it_is_not_decoded_here(tmp_path: Path) -
     decoding = LetterDecoder(Registry(), EventSettings(), lambda: NOW_MS, probe)
     decoding.look(whole)
     by_offset = {found.head.offset: found for found in plan(whole, decoding, COUNTS, NOW_MS)}
-    assert sorted(tried) == sorted([deadly, other])  # the third was decoded by the worker that refused it
+    assert set(tried) == {deadly, other}  # the third was decoded by the worker that refused it
     assert (by_offset[1].verdict, by_offset[1].why) == (Verdict.UNREADABLE, "undecodable: Boom.")
     assert by_offset[2].why.startswith("undecodable: The body is not Avro")
     assert by_offset[3].verdict is Verdict.REDRIVE
