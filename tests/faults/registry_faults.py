@@ -22,6 +22,7 @@ from traffic.timed import TimedEvent
 
 RATE: Final = 200.0
 AWAY_S: Final = 3.0
+STALL_S: Final = 180.0  # as in earnest: what waits here, waits as long as the registry takes to start
 NEW_RECORDS: Final = 200
 
 
@@ -29,7 +30,7 @@ def away(arena: Arena) -> Outcome:
     """What is written with known schemas goes on; a partition with a new one waits, and goes on afterwards."""
     turns = 3 if arena.is_full else 1
     registry = ServiceProcess(arena, "registry")
-    with arena.world() as world:
+    with arena.world(stall_timeout_s=STALL_S) as world:
         worker = world.start_ready()
         world.commit_everywhere()
         lags = GroupLags(world.settings)
