@@ -3,7 +3,10 @@
 import json
 import time
 import urllib.request
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,6 @@ from typer.testing import CliRunner
 from cli.context import Invocation
 from cli.demo_check import compare_features, compare_positions
 from cli.lake import app
-from cli.worker_process import stop_worker, worker_process
 from config.settings import Settings
 from feature_repo.layout import KeyTemplate
 from replay import erase as erasing
@@ -22,15 +24,14 @@ from replay.erasure_ports import Ports
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, EVENT_TOPICS, Event
 from schemas.producer import Delivery
 from sinks.lake_reads import table_counts
-from streams.observing import read_workers
+from tests.faults.workers import HostedWorker, WorkerHost, worker_host
 from tests.privacy_search import traces
-from tests.worker_runs import assert_exact, send, tail, traffic, wait_committed, wait_ready
+from tests.worker_runs import assert_exact, send, traffic, wait_committed
 from traffic.sent_log import SentLog
 from traffic.timed import BrokenEvent, Defect, Mark, TimedEvent
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("topics")]
 
-VICTIM = "customer-with-a-name@example.org"
 KEY = "a key of the tests, long enough"
 DEFECTS = tuple(set(Defect) - {Defect.EMPTY_USER_ID})  # nothing tells whose that one is
 
@@ -73,14 +74,44 @@ class Visitor:
         )
 
 
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerHost]:
+    """A process that starts workers quickly."""
+    with worker_host(tmp_path_factory.mktemp("host") / "host.log") as running:
+        yield running
+
+
+@dataclass
+class Workers:
+    """Starts workers one after the other, all with one log."""
+
+    host: WorkerHost
+    log: Path
+
+    @contextmanager
+    def run(self, settings: Settings) -> Iterator[HostedWorker]:
+        """Run a worker until all is committed, and then the block; it is stopped at its end, if it still runs."""
+        worker = self.host.start(settings, self.log)
+        wait_committed(settings, self.log)
+        yield worker
+        if worker.runs:
+            assert worker.stop() == 0, worker.tail()
+
+
 @pytest.fixture
 def private(settings: Settings) -> Settings:
     return settings.model_copy(update={"privacy": settings.privacy.model_validate({"key": KEY})})
 
 
 @pytest.fixture
-def log_path(tmp_path: Path) -> Path:
-    return tmp_path / "worker.log"
+def victim_id() -> str:
+    """An id that no other test has left anywhere."""
+    return f"customer-{uuid.uuid4().hex[:12]}@example.org"
+
+
+@pytest.fixture
+def workers(host: WorkerHost, tmp_path: Path) -> Workers:
+    return Workers(host, tmp_path / "worker.log")
 
 
 def invoke(settings: Settings, *arguments: str) -> Any:
@@ -119,65 +150,58 @@ def assert_all_exact(settings: Settings, *logs: SentLog) -> None:
     assert_exact(settings, together)
 
 
-def test_a_user_is_erased_beside_a_live_worker_and_stays_so(private: Settings, log_path: Path) -> None:
-    victim, returned = Visitor(VICTIM, "before"), Visitor(VICTIM, "after")
+def test_a_user_is_erased_beside_a_live_worker_and_stays_so(
+    private: Settings, workers: Workers, victim_id: str
+) -> None:
+    victim, returned = Visitor(victim_id, "before"), Visitor(victim_id, "after")
     others, theirs, again = SentLog(), SentLog(), SentLog()
-    with worker_process(private, log_path) as process:
-        send(private, traffic(1_500, seed=21, broken=0.01), others, broken=True)
-        send(private, [*victim.events(40), *victim.broken(DEFECTS), *victim.events(40)], theirs, broken=True)
-        send(private, traffic(500, seed=22), others)
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
-        assert traces(private, [VICTIM, *victim.needles])  # the search finds what there is
-        planned = invoke(private, VICTIM, "--dry-run", "--json")
+    send(private, traffic(1_000, seed=21, broken=0.01), others, broken=True)
+    send(private, [*victim.events(40), *victim.broken(DEFECTS), *victim.events(40)], theirs, broken=True)
+    send(private, traffic(500, seed=22), others)
+    with workers.run(private) as worker:
+        assert traces(private, [victim_id, *victim.needles])  # the search finds what there is
+        planned = invoke(private, victim_id, "--dry-run", "--json")
         assert planned.exit_code == 0, planned.output
         plan = json.loads(planned.stdout)
         assert (plan["workers_run"], plan["unread"], plan["is_resumed"]) == (True, 0, False)
         assert plan["rows"]["raw_events"] == 80
 
         send(private, traffic(200, seed=23), others)  # the worker has something to write meanwhile
-        report = erase(private, VICTIM)
+        report = erase(private, victim_id)
         assert {table["name"]: table["rows"] for table in report["tables"]}["raw_events"] == 80
         assert set(report["versions"]) == set(EVENT_TOPICS)
         assert all(copy["gone_by_ms"] > time.time_ns() // 1_000_000 for copy in report["last_copies"])
-        wait_committed(private, log_path)
-        needles = [VICTIM, *victim.needles]
-        assert traces(private, needles, [("log", log_path.read_text()), ("metrics", metrics(private))]) == []
+        wait_committed(private, workers.log)
+        needles = [victim_id, *victim.needles]
+        assert traces(private, needles, [("log", workers.log.read_text()), ("metrics", metrics(private))]) == []
         assert_all_exact(private, others)
 
         # the worker holds the erased state in memory: it must neither bring it back nor take it for a loss
         send(private, returned.events(6), again)
-        wait_committed(private, log_path)
-        assert process.poll() is None, tail(log_path)
+        wait_committed(private, workers.log)
+        assert worker.runs, worker.tail()
         assert traces(private, victim.needles) == []
         assert_features(private, again)
-        process.kill()
-        process.wait()
+        worker.kill()
 
     send(private, returned.events(4), again)
-    with worker_process(private, log_path) as process:
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
+    with workers.run(private):
         assert traces(private, victim.needles) == []
         assert_features(private, again)
-        assert stop_worker(process) == 0, tail(log_path)
 
     rewind(private)
     with Redis.from_url(private.redis.url.get_secret_value()) as redis:
         redis.flushdb()
-    with worker_process(private, log_path) as process:
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
-        report = read_workers(private)
-        assert stop_worker(process) == 0, tail(log_path)
+    with workers.run(private) as worker:
+        assert worker.stop() == 0, worker.tail()
+        read = worker.records()
     assert traces(private, victim.needles) == []
     assert_features(private, again)
     assert_features(private, others)
     lost, doubled, _, _ = compare_positions(private, others)
     assert (lost, doubled) == (0, 0)
-    sent = sum(log.acknowledged_count for log in (others, theirs, again))
-    assert sum(report.outcomes.values()) == sent
-    assert report.outcomes["redelivered"] == theirs.acknowledged_count
+    assert sum(read.values()) == sum(log.acknowledged_count for log in (others, theirs, again))
+    assert read["redelivered"] == theirs.acknowledged_count
 
 
 def rewind(settings: Settings) -> None:
@@ -199,46 +223,54 @@ class KilledError(BaseException):
     """Stands for kill -9 at one place."""
 
 
-@pytest.mark.parametrize("line", ["1/5", "2/5", "3/5", "raw_events", "feature_log", "dead_letters", "4/5"])
-def test_an_erasure_that_was_killed_is_finished_by_the_next(private: Settings, log_path: Path, line: str) -> None:
-    victim, others = Visitor(VICTIM, "killed"), SentLog()
-    send(private, [*victim.events(10), *victim.broken(DEFECTS)], SentLog(), broken=True)
+def test_an_erasure_that_was_killed_is_finished_by_the_next(private: Settings, workers: Workers) -> None:
+    places = ("1/5", "2/5", "3/5", "raw_events", "feature_log", "dead_letters", "4/5")
+    victims = {
+        place: Visitor(f"victim-{number}@example.org", f"killed-{number}") for number, place in enumerate(places)
+    }
+    others = SentLog()
+    for victim in victims.values():
+        send(private, [*victim.events(10), *victim.broken(DEFECTS)], SentLog(), broken=True)
     send(private, traffic(300, seed=24), others)
-    with worker_process(private, log_path) as process:
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
-        assert stop_worker(process) == 0, tail(log_path)
+    with workers.run(private):
+        pass
+    for place, victim in victims.items():
+        kill_erasure(private, victim.user_id, place)
+    assert traces(private, [victims["1/5"].user_id])
+    for victim in victims.values():
+        assert erase(private, victim.user_id)["is_resumed"]
+    needles = [needle for victim in victims.values() for needle in (victim.user_id, *victim.needles)]
+    assert traces(private, needles) == []
+    assert_all_exact(private, others)
+    assert not erase(private, victims["1/5"].user_id)["is_resumed"]
+
+
+def kill_erasure(settings: Settings, user_id: str, place: str) -> None:
+    """Erase a user until a line of progress begins with `place`."""
 
     def killed(told: str) -> None:
-        if told.startswith(line):
+        if told.startswith(place):
             raise KilledError
 
-    ports = Ports.open(private, killed)
+    ports = Ports.open(settings, killed)
     try:
         with pytest.raises(KilledError):
-            erasing.erase_user(ports, VICTIM)
+            erasing.erase_user(ports, user_id)
     finally:
         ports.close()
-    report = erase(private, VICTIM)
-    assert report["is_resumed"]
-    assert traces(private, [VICTIM, *victim.needles]) == []
-    assert_all_exact(private, others)
-    assert not erase(private, VICTIM)["is_resumed"]
 
 
-def test_an_older_copy_of_redis_brings_nobody_back(private: Settings, log_path: Path) -> None:
-    victim, bystander, returned = Visitor(VICTIM, "copied"), Visitor("another", "other"), Visitor(VICTIM, "back")
+def test_an_older_copy_of_redis_brings_nobody_back(private: Settings, workers: Workers, victim_id: str) -> None:
+    victim, bystander, returned = Visitor(victim_id, "copied"), Visitor("another", "other"), Visitor(victim_id, "back")
     others, again = SentLog(), SentLog()
     send(private, victim.events(10), SentLog())
     send(private, bystander.events(10), others)
-    key = KeyTemplate.of(private.feast.project).key(VICTIM)
-    with worker_process(private, log_path) as process:
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
-        assert stop_worker(process) == 0, tail(log_path)
+    key = KeyTemplate.of(private.feast.project).key(victim_id)
+    with workers.run(private):
+        pass
     with Redis.from_url(private.redis.url.get_secret_value()) as redis:
         copy = redis.dump(key)
-        erase(private, VICTIM)
+        erase(private, victim_id)
         redis.restore(key, 0, copy)
         assert traces(private, victim.needles)
         report = erase(private, "--again")
@@ -248,36 +280,36 @@ def test_an_older_copy_of_redis_brings_nobody_back(private: Settings, log_path: 
         # without that command the worker itself starts anew when the user comes back
         redis.restore(key, 0, copy)
         send(private, returned.events(4), again)
-        with worker_process(private, log_path) as process:
-            wait_ready(private, process, log_path)
-            wait_committed(private, log_path)
+        with workers.run(private):
             assert_features(private, again)
-            assert stop_worker(process) == 0, tail(log_path)
         assert traces(private, victim.needles) == []
     assert_all_exact(private, others, again)
 
 
-def test_what_no_worker_has_read_yet_is_dropped_when_one_does(private: Settings, log_path: Path) -> None:
-    victim, others = Visitor(VICTIM, "unread"), SentLog()
+def test_what_no_worker_has_read_yet_is_dropped_when_one_does(
+    private: Settings, workers: Workers, victim_id: str
+) -> None:
+    victim, others = Visitor(victim_id, "unread"), SentLog()
     send(private, victim.events(10), SentLog())
     send(private, traffic(200, seed=25), others)
-    report = erase(private, VICTIM)
+    report = erase(private, victim_id)
     assert report["unread"] >= 200
-    with worker_process(private, log_path) as process:
-        wait_ready(private, process, log_path)
-        wait_committed(private, log_path)
-        assert stop_worker(process) == 0, tail(log_path)
-    assert traces(private, [VICTIM, *victim.needles]) == []
+    with workers.run(private):
+        pass
+    assert traces(private, [victim_id, *victim.needles]) == []
     assert_all_exact(private, others)
 
 
-def test_a_worker_without_the_key_of_earlier_erasures_does_not_start(private: Settings, log_path: Path) -> None:
-    erase(private, VICTIM)
+def test_a_worker_without_the_key_of_earlier_erasures_does_not_start(
+    private: Settings, workers: Workers, victim_id: str
+) -> None:
+    erase(private, victim_id)
     keyless = private.model_copy(update={"privacy": private.privacy.model_validate({})})
-    with worker_process(keyless, log_path) as process:
-        assert process.wait(120) != 0
-    assert "privacy.key is not set" in tail(log_path)
+    worker = workers.host.start(keyless, workers.log)
+    assert worker.ended() != 0
+    assert "privacy.key is not set" in worker.tail()
     other = private.model_copy(update={"privacy": private.privacy.model_validate({"key": "another key of the tests"})})
-    told = invoke(other, VICTIM, "--yes")
+    told = invoke(other, victim_id, "--yes")
     assert told.exit_code != 0
+    assert "is not the one set now" in str(told.exception)
     assert table_counts(private.lake_path)["raw_events"] == 0
