@@ -119,7 +119,8 @@ RAW_EVENTS: Final = LakeTable(
 FEATURE_LOG: Final = LakeTable(
     name="feature_log",
     description="Each state that was pushed to the online store, once. After a crash, versions that were superseded "
-    "within the last flush interval may be missing. Written by the worker.",
+    "within the last flush interval may be missing. Written by the worker; a repair may write a version again, in a "
+    "greater generation.",
     columns=(
         Column("log_epoch", _S, "Topic id and partition count of the log that was folded.", skipping=True),
         Column("topic", _S, "Topic of the state.", skipping=True),
