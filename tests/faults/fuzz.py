@@ -30,8 +30,7 @@ def mutated(arena: Arena) -> Outcome:
         examples=tuple(ended[:1]),
     )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in letters.most_common())
-    peak_mb = max(share.peak_mb for share in found)
-    return Outcome(MESSAGES, verdict, notes=f"{events:,} still events; {reasons}; at most {peak_mb} MB")
+    return Outcome(MESSAGES, verdict, notes=f"{events:,} still events; {reasons}")
 
 
 def _share(first: int) -> Findings:
