@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import tenacity
+
 from config.settings import Settings
 from replay.errors import NotCommittedError
 from schemas.errors import BrokerUnavailableError
-from schemas.kafka_client import client_settings
+from schemas.kafka_client import access_error, client_settings
 from schemas.topics import TopicInfo
 from sinks.erasures import ErasedLog
-from streams.observing import GroupLags
+from streams.observing import GroupLags, is_passing
 
 POLL_S: Final = 0.5
 _TOLD_EVERY_S: Final = 5.0
@@ -65,17 +67,29 @@ class GroupWatch:
         """
         from confluent_kafka import KafkaError, KafkaException
 
-        group_id, timeout_s = self._settings.worker.group_id, self._settings.kafka.timeout_s
+        group_id, kafka = self._settings.worker.group_id, self._settings.kafka
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_passing),
+            stop=tenacity.stop_after_delay(kafka.timeout_s),
+            wait=tenacity.wait_fixed(0.1),
+            reraise=True,
+        )
         try:
-            asked = self._admin.describe_consumer_groups([group_id], request_timeout=timeout_s)
-            return bool(asked[group_id].result(timeout_s).members)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return retrying(self._has_members, group_id)
+        except (KafkaException, TimeoutError) as error:
+            answer = error.args[0] if isinstance(error, KafkaException) else None
+            if answer is not None and answer.code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
-            raise BrokerUnavailableError(
-                f"Kafka did not describe the consumer group {group_id} ({error.args[0].str()}).",
-                hint="Check it with `shopstream doctor`, and the right to describe groups.",
+            refusal = answer and access_error(answer, kafka, f"to see the consumer group {group_id}")
+            raise refusal or BrokerUnavailableError(
+                f"Kafka at {kafka.bootstrap_servers} did not describe the consumer group {group_id} ({error}).",
+                hint="Check it with `shopstream doctor`.",
             ) from error
+
+    def _has_members(self, group_id: str) -> bool:
+        timeout_s = self._settings.kafka.timeout_s
+        asked = self._admin.describe_consumer_groups([group_id], request_timeout=timeout_s)
+        return bool(asked[group_id].result(timeout_s).members)
 
     def wait_past(
         self,

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from config.settings import Settings
 from schemas.errors import BrokerUnavailableError
-from schemas.kafka_client import client_settings
+from schemas.kafka_client import access_error, client_settings
 
 CHECK_INTERVAL_MS: Final = 300_000  # log.retention.check.interval.ms of a broker, as it comes
 
@@ -46,10 +46,12 @@ def last_copies(settings: Settings, topics: Sequence[str], now_ms: int) -> list[
         for topic, resource in resources.items():
             found = answers[resource].result(timeout_s)
             copies.append(_copy(topic, {name: found[name].value for name in _NAMES}, now_ms))
-    except KafkaException as error:
-        raise BrokerUnavailableError(
-            f"Kafka did not tell how long its topics keep records ({error.args[0].str()}).",
-            hint="All else is done. Check the right to describe the topics' configuration.",
+    except (KafkaException, TimeoutError) as error:
+        answer = error.args[0] if isinstance(error, KafkaException) else None
+        refusal = answer and access_error(answer, settings.kafka, "to see the configuration of the topics")
+        raise refusal or BrokerUnavailableError(
+            f"Kafka at {settings.kafka.bootstrap_servers} did not tell how long its topics keep records ({error}).",
+            hint="Check it with `shopstream doctor`.",
         ) from error
     return copies
 

@@ -106,7 +106,7 @@ class GroupLags:
         from confluent_kafka import KafkaException
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(is_passing),
             stop=tenacity.stop_after_delay(self._settings.kafka.timeout_s),
             wait=tenacity.wait_fixed(0.1),
             reraise=True,
@@ -170,7 +170,7 @@ class GroupLags:
         return {(partition.topic, partition.partition): partition.offset for partition in answered}
 
 
-def _is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """Tell whether the broker only asks for patience: a coordinator is being loaded or moved, a topic was just made."""
     from confluent_kafka import KafkaError, KafkaException
 
