@@ -34,7 +34,7 @@ __all__ = ["FoldOrder", "PartitionLog", "PartitionRepair", "RepairPorts", "Repai
 
 USERS_AT_ONCE: Final = 2_000
 POLL_S: Final = 0.2
-HOLD_AFTER_S: Final = 5.0
+HOLD_AFTER_S: Final = 3.0
 HOLD_S: Final = 5.0
 WAIT_S: Final = 60.0
 
