@@ -249,12 +249,21 @@ def _inside(count: int, seed: int, first: int, chunk: int, progress: Path) -> No
         else:
             seen["event"] += 1
     events = seen.pop("event", 0)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000 if sys.platform == "linux" else 1_000_000)
+    peak_mb = _peak_bytes() // 1_000_000
     seconds = round(time.monotonic() - started_s, 1)
     letters = {reason.value: seen[reason] for reason in Reason if seen[reason]}
     found = Findings(count, events, letters, "", None, seconds, peak_mb)
     answer = {name: value for name, value in asdict(found).items() if name not in ("ended", "culprit")}
     sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _peak_bytes() -> int:
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = (
+        Path("/proc/self/status").read_text().splitlines()
+    )  # getrusage also counts the process that started this one
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1_024
 
 
 def _limit() -> None:
