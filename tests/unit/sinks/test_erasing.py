@@ -1,5 +1,6 @@
 """Rows of an erased user leave a table, and with them every file that ever held them."""
 
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -174,15 +175,12 @@ def test_what_a_killed_writer_left_goes_if_it_names_the_user(tmp_path: Path) -> 
         pq.write_table(rows, folder / f"part-{name}.parquet")
     told: list[str] = []
     waited: list[float] = []
-    done = TableEraser(
-        tmp_path,
-        RAW_EVENTS,
-        tombstones(30),
-        (VICTIM,),
-        logs=[LOG],
-        progress=told.append,
-        sleep=lambda seconds: (waited.append(seconds), age(folder))[0],
-    ).erase()
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        age(folder)
+
+    done = eraser(tmp_path, 30, progress=told.append, sleep=wait).erase()
     assert done is not None
     assert done.leftovers == 2
     assert waited
@@ -194,18 +192,15 @@ def test_what_a_killed_writer_left_goes_if_it_names_the_user(tmp_path: Path) -> 
 
 def age(folder: Path) -> None:
     """Let files be older than they are."""
-    import os
-
     for path in folder.iterdir():
         os.utime(path, (T0 / 1000, T0 / 1000))
 
 
 def test_an_append_that_was_half_done_is_refused_before_its_file_is_deleted(tmp_path: Path) -> None:
     append(DeltaAppender(tmp_path, RAW_EVENTS), every_third(0, 30))
-    paused = table(tmp_path)  # the snapshot of a worker that was stopped in the middle of an append
-    folder = Path(paused.file_uris()[0]).parent
     eraser(tmp_path, 30).erase()
-    stale = table(tmp_path)
+    stale = table(tmp_path)  # the snapshot of a worker that was stopped in the middle of an append
+    folder = Path(stale.file_uris()[0]).parent
     rows = raw_events(flush(raw=[row(3, VICTIM)]))
     pq.write_table(rows.drop_columns(["append_date"]), folder / "part-left.parquet")
     age(folder)
@@ -258,7 +253,7 @@ def test_letters_are_found_by_key_and_by_what_they_say(tmp_path: Path) -> None:
         (b"", False),
     ],
 )
-def test_an_id_counts_where_it_stands_as_a_whole(text: bytes, named: bool) -> None:  # noqa: FBT001
+def test_an_id_counts_where_it_stands_as_a_whole(text: bytes, named: bool) -> None:
     assert names_user(text, "u1") is named
 
 
