@@ -81,14 +81,11 @@ class _Run:
         async with opened_rebuild(self._settings) as rebuild:
             plans = await rebuild.plan(self._topics, everything=self._everything)
             self._announce(plans)
-            results: list[PartitionResult] = []
-            failures: list[str] = []
-            for planned in [] if self._dry_run else plans:
-                try:
-                    results.append(await self._rebuild(rebuild, planned))
-                except ShopstreamError as error:
-                    self._console.print(str(error), style="red", highlight=False, soft_wrap=True)
-                    failures.append(str(error))
+            outcomes = [] if self._dry_run else await self._rebuild(rebuild, plans)
+        results = [outcome for outcome in outcomes if isinstance(outcome, PartitionResult)]
+        failures = [str(outcome) for outcome in outcomes if isinstance(outcome, ShopstreamError)]
+        for failure in failures:
+            self._console.print(failure, style="red", highlight=False, soft_wrap=True)
         return {
             "into": Target.ONLINE.value,
             "dry_run": self._dry_run,
@@ -107,23 +104,20 @@ class _Run:
             )
             self._console.print(planned.problem or line, highlight=False, soft_wrap=True)
 
-    async def _rebuild(self, rebuild: Rebuild, planned: PartitionPlan) -> PartitionResult:
-        work = asyncio.create_task(rebuild.rebuild(planned))
+    async def _rebuild(
+        self, rebuild: Rebuild, plans: Sequence[PartitionPlan]
+    ) -> list[PartitionResult | ShopstreamError]:
+        work = asyncio.create_task(rebuild.rebuild_all(plans))
+        events = sum(planned.event_count for planned in plans)
         started_s = time.monotonic()
-        while not work.done():
-            await asyncio.wait([work], timeout=TELL_EVERY_S)
-            if not work.done() and rebuild.current is not None:
-                self._tell(planned, rebuild, time.monotonic() - started_s)
+        while not (await asyncio.wait([work], timeout=TELL_EVERY_S))[0]:
+            come, seconds = rebuild.progress(), time.monotonic() - started_s
+            self._console.print(
+                f"{come.event_count:,} of {events:,} events folded ({come.event_count / seconds:,.0f}/s), "
+                f"{come.done_count:,} users done, {come.pending_count:,} to go",
+                highlight=False,
+            )
         return await work
-
-    def _tell(self, planned: PartitionPlan, rebuild: Rebuild, seconds: float) -> None:
-        assert rebuild.current is not None
-        come = rebuild.current.progress()
-        self._console.print(
-            f"{planned.log.topic}-{planned.log.partition}: {come.event_count:,} of {planned.event_count:,} events "
-            f"({come.event_count / seconds:,.0f}/s), {come.done_count:,} users done, {come.pending_count:,} to go",
-            highlight=False,
-        )
 
 
 def _print(console: Console, payload: Mapping[str, Any]) -> None:

@@ -11,21 +11,23 @@ states though the partition was LIVE by then marks it REBUILDING again, so that 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import Fence, PartitionStatus
 from replay.errors import LakeTooShortError, LostAgainError
-from replay.repair import WAIT_S, FoldOrder, PartitionRepair, RepairFences, RepairPorts
+from replay.repair import WAIT_S, FoldOrder, PartitionRepair, RepairFences, RepairPorts, RepairProgress
 from schemas.topics import TopicInfo
 from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
 from sinks.user_events import LakeReach, event_counts, lake_position, lake_reach
 
 COMPLETE_AFTER_MS: Final = 25 * 3_600_000  # 24 h windows, the session gap, lateness, rounding
+PARTITIONS_AT_ONCE: Final = 4
 SETTLE_S: Final = 2.0
 SWITCHES_MAX: Final = 10
 POLL_S: Final = 0.1
@@ -103,7 +105,7 @@ class PartitionResult:
 
 
 class Rebuild:
-    """Rebuilds partitions, one at a time.
+    """Rebuilds partitions. Memory grows with their users; the states of `PARTITIONS_AT_ONCE` are held at a time.
 
     Args:
         future_tolerance_ms: by how much an event time may pass the append time.
@@ -117,7 +119,12 @@ class Rebuild:
         self._fences = fences
         self._future_tolerance_ms = future_tolerance_ms
         self._wait_s = wait_s
-        self.current: PartitionRepair | None = None
+        self._repairs: list[PartitionRepair] = []
+
+    def progress(self) -> RepairProgress:
+        """Tell how far all that was begun has come."""
+        totals = zip(*(repair.progress() for repair in self._repairs), strict=True)
+        return RepairProgress(*(sum(each) for each in totals)) if self._repairs else RepairProgress(0, 0, 0)
 
     async def plan(self, topics: Mapping[str, TopicInfo], *, everything: bool = False) -> list[PartitionPlan]:
         """Look for the partitions to rebuild; nothing is changed.
@@ -164,6 +171,19 @@ class Rebuild:
             )
         return ""
 
+    async def rebuild_all(self, plans: Sequence[PartitionPlan]) -> list[PartitionResult | ShopstreamError]:
+        """Rebuild partitions, some at a time; return what became of each, or why it could not be rebuilt."""
+        room = asyncio.Semaphore(PARTITIONS_AT_ONCE)
+
+        async def rebuild(planned: PartitionPlan) -> PartitionResult | ShopstreamError:
+            async with room:
+                try:
+                    return await self.rebuild(planned)
+                except ShopstreamError as error:
+                    return error
+
+        return await asyncio.gather(*map(rebuild, plans))
+
     async def rebuild(self, planned: PartitionPlan) -> PartitionResult:
         """Rebuild one partition; it may be stopped at any point, and done again.
 
@@ -176,7 +196,8 @@ class Rebuild:
         if planned.problem:
             raise LakeTooShortError(f"{planned.problem}.", hint="Restore the lake's oldest part, or wait.")
         log = planned.log
-        repair = self.current = PartitionRepair(log, FoldOrder.LOG, self._ports, wait_s=self._wait_s)
+        repair = PartitionRepair(log, FoldOrder.LOG, self._ports, wait_s=self._wait_s)
+        self._repairs.append(repair)
         fence = planned.fence or await self._begin(planned)
         for _ in range(SWITCHES_MAX):
             await repair.run(fence.next_offset)

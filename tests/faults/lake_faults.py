@@ -22,7 +22,7 @@ from tests.faults.scenario import CRASHED, PARTITIONS, Arena, Outcome, Scenario,
 from tests.waiting import wait_until
 
 RATE: Final = 300.0
-UNDER_LOAD_S: Final = 4.0
+UNDER_LOAD_S: Final = 3.0
 UNDER_LOAD_FULL_S: Final = 20.0
 BACKLOG: Final = 6_000
 FILE_BYTES_MAX: Final = 60_000
@@ -193,7 +193,7 @@ def _again_and_again(work: Callable[[], None]) -> Iterator[Callable[[], int]]:
 
 
 SCENARIOS: Final = (
-    Scenario("lake.maintained", "lake maintain in a loop beside the worker", maintained, is_short=True),
+    Scenario("lake.maintained", "lake maintain in a loop beside the worker", maintained),
     Scenario("lake.second-writer", "a second group and a zombie write the same tables", second_writer, is_short=True),
     Scenario("lake.file-limit", "files may not grow beyond 60 kB, then they may", file_too_large, is_short=True),
     Scenario("lake.disk-full", "the lake's file system of 2 MB is full, then larger", disk_full),

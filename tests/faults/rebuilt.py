@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import PartitionStatus
 from replay.rebuild import PartitionResult, opened_rebuild
@@ -20,7 +21,11 @@ def rebuild(settings: Settings) -> list[PartitionResult]:
 
     async def run() -> list[PartitionResult]:
         async with opened_rebuild(settings) as opened:
-            return [await opened.rebuild(planned) for planned in await opened.plan(topics)]
+            found = await opened.rebuild_all(await opened.plan(topics))
+        for result in found:
+            if isinstance(result, ShopstreamError):
+                raise result
+        return [result for result in found if isinstance(result, PartitionResult)]
 
     results = asyncio.run(run())
     assert all(result.status is PartitionStatus.LIVE for result in results), results

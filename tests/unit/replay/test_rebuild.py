@@ -207,10 +207,14 @@ def test_everything_means_live_partitions_too(world: World) -> None:
         del world.online.rows[CLICKS_TOPIC, "a"]
         rebuild = rebuild_of(replace(world))
         (planned,) = await rebuild.plan(TOPICS, everything=True)
-        work = asyncio.create_task(rebuild.rebuild(planned))
+        work = asyncio.create_task(rebuild.rebuild_all([planned, replace(planned, problem="it is too short")]))
         while not work.done():
             world.clock.pass_s(0.5)
             await asyncio.sleep(0.01)
-        assert ((await work).repaired_count, (await work).status) == (1, LIVE)
+        result, failure = await work
+        assert isinstance(result, PartitionResult)
+        assert (result.repaired_count, result.status) == (1, LIVE)
+        assert isinstance(failure, LakeTooShortError)
+        assert rebuild.progress() == (2, 2, 0)
 
     run(body)
