@@ -112,7 +112,7 @@ class _Maker:
         self.carts_behind_ms = rng.choice((0, 0, 14 * MINUTE_MS))
         self.late_share = rng.choice((0.0, 0.05))
         self.broken_share = rng.choice((0.0, 0.03, 0.15))
-        self.late_schema_share = rng.choice((0.0, 0.0, 0.06))
+        self.late_schema_share = rng.choice((0.0, 0.08))
         gap_share = rng.choice((0.0, 0.0, 0.03))
         count = rng.randint(10, 70)
         duration_s = rng.choice((2.0, 6.0, 12.0))

@@ -9,6 +9,7 @@ import features.apply
 import streams.assignment
 import streams.folding
 import streams.loop
+import streams.ownership
 from feature_repo.fence import FenceMove
 from features.retention import LATENESS_MS
 from features.state import Trailer, read_trailer
@@ -87,7 +88,6 @@ def _what_is_refused_counts_as_written(stack: ExitStack) -> None:
 
 @_mutant
 def _the_cache_is_kept_over_a_revocation(stack: ExitStack) -> None:
-    """And a conflict is believed to be our own earlier write."""
     opened = BatchLoop.open
 
     def open_(self: BatchLoop, partitions: Any, seek_epoch: int) -> None:
@@ -103,7 +103,6 @@ def _the_cache_is_kept_over_a_revocation(stack: ExitStack) -> None:
 
     _replace(stack, BatchLoop, "open", open_)
     _replace(stack, BatchLoop, "release", release)
-    _the_greater_version_wins(stack)
 
 
 @_mutant
@@ -298,6 +297,25 @@ def _a_drain_does_not_wait_for_what_is_in_flight(stack: ExitStack) -> None:
             await self.flusher.flush()
 
     _replace(stack, BatchLoop, "drain", drain)
+
+
+@_mutant
+def _a_fence_that_is_lost_during_the_assignment_is_put_back(stack: ExitStack) -> None:
+    plan = streams.assignment.plan_start
+
+    async def mutant(*arguments: Any) -> Any:
+        starts, expired = await plan(*arguments)
+        for progress in starts.values():
+            progress.is_fenced = False
+        return starts, expired
+
+    _replace(stack, streams.ownership, "plan_start", mutant)
+
+
+@_mutant
+def _flushing_goes_on_after_a_flush_that_failed(stack: ExitStack) -> None:
+    never = property(lambda self: False, lambda self, value: None)
+    stack.enter_context(patch.object(Flusher, "_is_unfinished", never, create=True))
 
 
 MUTANTS: Final = tuple(_PLANTS)

@@ -20,6 +20,7 @@ from sinks.tables import LakeTable
 from streams.ports import Positions, TopicPartition
 from tests.crash_points import WatchedAppender
 from tests.simulation.load import LATE_SCHEMA_ID
+from tests.simulation.promises import Promise
 from tests.simulation.virtual_time import wait_for
 
 if TYPE_CHECKING:
@@ -82,11 +83,16 @@ class OnlinePort:
 
     async def load(self, topic: str, user_ids: Sequence[str]) -> dict[str, StoredState]:
         """Load states."""
-        return await self._link.call("online", lambda: self._states.load(topic, user_ids))
+        found = await self._link.call("online", lambda: self._states.load(topic, user_ids))
+        self._link.life.loaded.update((topic, user) for user in user_ids)
+        return found
 
     async def push(self, topic: str, rows: Sequence[tuple[str, bytes]], servable_ms: int) -> None:
         """Write states; in an outage, sometimes only some of them."""
-        world = self._link.world
+        world, life = self._link.world, self._link.life
+        for user, _ in rows:
+            if (topic, user) not in life.loaded and not life.keeps_cache:
+                world.violate(Promise.LOADED, f"{life.name} stores {user} in {topic}, which it has not loaded")
 
         async def effect() -> None:
             if len(rows) > 1 and world.outage("online") is not None:

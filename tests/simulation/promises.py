@@ -21,6 +21,7 @@ class Promise(StrEnum):
     FENCES = "a fence never passes the states"
     FORWARD = "no older state replaces a newer one"
     HISTORY = "feature_log holds each state that stayed, once"
+    LOADED = "a state is built only on what was loaded since its partition was assigned"
     COUNTS = "the outcomes add up to what was read"
     TOLD = "readers of lost states are told REBUILDING"
     QUIET = "the run comes to rest, everything committed"

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.crash_points import CRASH_POINTS
 from tests.simulation.__main__ import hunt, run_many
 from tests.simulation.world import simulate
 
@@ -26,6 +27,11 @@ def test_a_seed_replays_the_same_in_another_process() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert json.loads(answer.stdout) == [simulate(seed).digest for seed in seeds]
+
+
+def test_every_named_point_is_passed() -> None:
+    passed = {point for seed in range(12) for point in simulate(seed).points}
+    assert passed == set(CRASH_POINTS)
 
 
 @pytest.mark.parametrize("name", ["commit before flush", "an append does not compare"])

@@ -84,14 +84,19 @@ class HangingCommit:
     for_s: float
 
 
-Fault = AtPoint | AtTime | Outage | Slowness | StoreLoss | HangingCommit
+@dataclass(frozen=True)
+class KeptCache:
+    """Workers keep the states of partitions that they have given away, and build on them when those come back."""
+
+
+Fault = AtPoint | AtTime | Outage | Slowness | StoreLoss | HangingCommit | KeptCache
 
 
 def make_faults(rng: Random, load: Load) -> tuple[Fault, ...]:
     """Decide the faults of a run; one run in eight has none."""
     if rng.random() < 1 / 8:
         return ()
-    ends_s = load.produced[-1].at_s + 4
+    ends_s = load.produced[-1].at_s + 1
     faults: list[Fault] = []
     for _ in range(rng.randint(1, 4)):
         at_s = rng.uniform(0.5, ends_s)
@@ -117,17 +122,38 @@ def _kill(rng: Random, at_s: float) -> list[Fault]:
 def _there_and_back(rng: Random, at_s: float) -> list[Fault]:
     """A partition goes from A to B and comes back."""
     times = sorted(at_s + rng.uniform(0, 6) for _ in range(rng.randint(1, 4)))
-    return [AtTime("join" if n % 2 == 0 else "stop", time, rng.randrange(3)) for n, time in enumerate(times)]
+    moves: list[Fault] = [
+        AtTime("join" if n % 2 == 0 else "stop", time, rng.randrange(3)) for n, time in enumerate(times)
+    ]
+    if rng.random() < 0.4:
+        moves.append(KeptCache())
+    if rng.random() < 0.5:  # so that batches are under way, and others wait behind them
+        moves += [
+            Slowness(service, times[0] - 1, times[-1] + 2, rng.choice((0.5, 2.0)))
+            for service in (rng.choice(("online", "fence")), "fetch")
+        ]
+    return moves
 
 
 def _outage(rng: Random, at_s: float) -> list[Fault]:
     share = rng.choice((0.3, 0.7, 1.0))
-    end_s = at_s + rng.choice((0.5, 3.0, 12.0))
+    end_s = at_s + rng.choice((0.3, 1.0, 3.0, 12.0))
     return [Outage(rng.choice(SERVICES), at_s, end_s, share, rng.choice((0.0, 0.5, 1.0)))]
 
 
 def _slow(rng: Random, at_s: float) -> list[Fault]:
     return [Slowness(rng.choice(SERVICES), at_s, at_s + rng.choice((2.0, 8.0)), rng.choice((0.2, 1.0, 5.0)))]
+
+
+def _slow_and_failing(rng: Random, at_s: float) -> list[Fault]:
+    """The lake fails while Redis is slow: batches are under way when the worker learns that it must end."""
+    end_s = at_s + rng.choice((2.0, 5.0))
+    table = rng.choice(("raw_events", "feature_log", "dead_letters", "letters"))
+    store = rng.choice(("online", "fence"))
+    return [
+        Outage(table, at_s, end_s, rng.choice((0.8, 0.9)), 0.0),
+        Slowness(store, at_s - 1, end_s + 2, rng.choice((0.2, 1.0))),
+    ]
 
 
 def _loss(rng: Random, at_s: float) -> list[Fault]:
@@ -145,8 +171,9 @@ _MAKERS: Final = {
     "there and back": _there_and_back,
     "outage": _outage,
     "slow": _slow,
+    "slow and failing": _slow_and_failing,
     "loss": _loss,
     "hang": _hang,
 }
 _KINDS: Final = tuple(_MAKERS)
-_WEIGHTS: Final = (6, 4, 2, 3, 4, 3, 3, 1)
+_WEIGHTS: Final = (5, 4, 2, 3, 4, 2, 5, 3, 1)

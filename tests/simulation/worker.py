@@ -12,6 +12,7 @@ from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
 from streams.ownership import PartitionOwner
 from streams.ports import Batch, TopicPartition
+from streams.progress import StateCache
 from streams.room import FetchRoom
 from tests.crash_points import COMMIT_POINTS, watched
 from tests.simulation import ports
@@ -53,6 +54,8 @@ class Life:
         is_alive: false once it was killed or has ended.
         is_started: it was given partitions, and has learnt where to begin in each.
         wake: set when there may be something to fetch.
+        loaded: (topic, user) of the states that it has loaded since its last assignment.
+        keeps_cache: it does not forget the states of partitions that it has given away: compare-and-set must do.
         was_cut_short: it was killed, so what it counted last may not have been noted here.
         read_count: records of the batches that it has processed.
     """
@@ -63,6 +66,9 @@ class Life:
         self.is_alive = True
         self.is_ending = False
         self.is_started = False
+        self.loaded: set[tuple[str, str]] = set()
+        self.keeps_cache = world.caches_are_kept
+        self._kept: dict[str, StateCache] = {}
         self.was_cut_short = False
         self.read_count = 0
         self.member = Member(name)
@@ -224,13 +230,17 @@ class Life:
         self._seek_epoch += 1
         self._room.clear()
         self.wake.set()
+        self.loaded.clear()
         self.owner.opened(self._seek_epoch)
+        if self.keeps_cache:
+            self.loop._caches.update({topic: self._kept[topic] for topic in self.loop._caches if topic in self._kept})
         self.is_started = True
         self.tell(f"starts at {_named(starts)}")
 
     async def _wait_empty(self) -> None:
         await self.owner.draining()
         await self._commit()
+        self._kept.update(self.loop._caches)
         self.owner.released()
         self._positions = {}
         if self.world.rng.random() < 0.5:
@@ -279,8 +289,8 @@ class Life:
             return
         await world.sleep(world.rng.choice((0.01, 0.1, 0.4)))
         epoch, topics = self._seek_epoch, self._taken(found)
-        if world.rng.random() < 0.2:
-            await world.sleep(world.rng.uniform(0.0, 2.0))  # a seek may come in between
+        # a seek may come in between
+        await world.sleep(world.delay_s("fetch") if world.rng.random() < 0.7 else world.rng.uniform(0.0, 3.0))
         await self.gate()
         for topic, batches in topics.items():
             if not self._flow.is_set():
