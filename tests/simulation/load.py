@@ -29,7 +29,7 @@ class Fate(Enum):
 
     EVENT = auto()
     LETTER = auto()
-    EITHER = auto()  # its schema was registered late: an event or a dead letter, or (ADR 0004) both
+    EITHER = auto()  # its schema was registered late: an event or a dead letter, or (ADR 0004, 0012) both
 
 
 @dataclass(frozen=True, slots=True)

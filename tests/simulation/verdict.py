@@ -159,7 +159,7 @@ def _fence(world: "World", tp: TopicPartition) -> None:
 
 
 def _is_judged_anew(world: "World", tp: TopicPartition, log: Log, state: bytes) -> bool:
-    """Tell whether a state is right but for events that were judged twice and differently (ADR 0007)."""
+    """Tell whether a state is right but for events that were judged twice and differently (ADR 0012)."""
     user = log[0][1].user_id
     doubtful = [
         (made.record.offset, made.event)

@@ -124,7 +124,7 @@ class World:
         published: position of each dead letter that reached its topic.
         points: how often each named point was passed.
         judged: how records of the late schema were judged, by position: as an event (True), as a dead letter (False).
-        judged_anew_count: users whose state lacks, or has, an event that was judged both ways (ADR 0007).
+        judged_anew_count: users whose state lacks, or has, an event that was judged both ways (ADR 0012).
         outcomes: what the workers counted, over all their lives.
     """
 
