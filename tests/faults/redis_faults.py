@@ -1,6 +1,7 @@
 """A Redis that dies, forgets, is full, or comes back as it was some time ago."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -115,7 +116,7 @@ def emptied(arena: Arena) -> Outcome:
 
 
 def _lost(arena: Arena, lose: Callable[[World], None], turns: int) -> Outcome:
-    repaired = 0
+    repaired, spent_s = 0, 0.0
     with arena.world() as world:
         supervisor = Supervisor(world)
         world.wait_ready()
@@ -128,12 +129,16 @@ def _lost(arena: Arena, lose: Callable[[World], None], turns: int) -> Outcome:
                 supervisor.until_progress()
                 seen = told(world)
                 assert seen.keys() == {ViewStatus.REBUILDING}, seen
+                started_s = time.monotonic()
                 repaired += sum(result.repaired_count for result in rebuild(world.settings))
+                spent_s += time.monotonic() - started_s
                 seen = told(world)
                 assert ViewStatus.REBUILDING not in seen, seen
         world.wait_committed(supervisor)
         assert told(world).keys() == {ViewStatus.FRESH}
-        return _finished(world, supervisor, turns, f"{repaired} states rebuilt while live went on, then FRESH")
+        return _finished(
+            world, supervisor, turns, f"{repaired} states rebuilt in {spent_s:.0f} s beside live, then FRESH"
+        )
 
 
 def _finished(world: World, supervisor: Supervisor, injected: int, note: str = "") -> Outcome:
