@@ -43,6 +43,7 @@ from tests.simulation.worker import Life
 QUIET_DEADLINE_S: Final = 400.0
 
 _plan_for: Final = cache(plan_for)  # pure, and every worker that starts asks for it
+_own_schema: Final = cache(own_schema)
 
 Trace = Callable[[str], None]
 
@@ -114,7 +115,7 @@ class Registry:
             topics[LATE_SCHEMA_ID] = CLICKS_TOPIC
         if schema_id not in topics:
             raise UnknownSchemaIdError(schema_id)
-        return own_schema(topics[schema_id])
+        return _own_schema(topics[schema_id])
 
 
 class World:
