@@ -63,6 +63,7 @@ def main() -> int:
             request = json.loads(line)
             if request["do"] == "start":
                 pid = _fork(request)
+                ended.pop(pid, None)  # the system uses numbers again
                 running.add(pid)
                 _say({"pid": pid})
             else:

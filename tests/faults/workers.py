@@ -58,6 +58,7 @@ class WorkerHost:
                 "is_planted": is_planted,
             }
         )
+        self._ended.pop(answer["pid"], None)  # the system uses numbers again
         return HostedWorker(self, answer["pid"], log)
 
     def exit_code(self, pid: int) -> int | None:
