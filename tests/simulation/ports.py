@@ -99,6 +99,7 @@ class OnlinePort:
                 await self._states.push(topic, rows[: world.rng.randrange(len(rows))], servable_ms)
                 raise failure("online", "half-way")
             await self._states.push(topic, rows, servable_ms)
+            life.unfenced.add(topic)
 
         await self._link.call("online", effect)
 
@@ -120,7 +121,12 @@ class FencePort:
 
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move fences."""
-        return await self._link.call("fence", lambda: self._fences.move(topic, moves))
+
+        async def effect() -> frozenset[int]:
+            self._link.life.unfenced.discard(topic)
+            return await self._fences.move(topic, moves)
+
+        return await self._link.call("fence", effect)
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change a status."""

@@ -111,11 +111,7 @@ class Store:
         return dict(self.states.rows), {topic: dict(fences) for topic, fences in self.fences._fences.items()}
 
     def may_lose(self, copy: Copy) -> bool:
-        """Tell whether a loss can be noticed: nothing was pushed past a fence that stays where it is.
-
-        What was pushed, and lost again before its fence moved, is the one loss that no fence tells: it is outside of
-        what the worker promises.
-        """
+        """Tell whether a loss can be noticed: nothing was pushed past a fence that stays where it is."""
         _, fences = copy
         for (topic, user), stored in self.states.rows.items():
             tp = self._partition_of(topic, user)

@@ -54,6 +54,7 @@ class Life:
         is_alive: false once it was killed or has ended.
         is_started: it was given partitions, and has learnt where to begin in each.
         wake: set when there may be something to fetch.
+        unfenced: topics in which it has stored states whose fence it has not moved yet.
         loaded: (topic, user) of the states that it has loaded since its last assignment.
         keeps_cache: it does not forget the states of partitions that it has given away: compare-and-set must do.
         was_cut_short: it was killed, so what it counted last may not have been noted here.
@@ -66,6 +67,7 @@ class Life:
         self.is_alive = True
         self.is_ending = False
         self.is_started = False
+        self.unfenced: set[str] = set()
         self.loaded: set[tuple[str, str]] = set()
         self.keeps_cache = world.caches_are_kept
         self._kept: dict[str, StateCache] = {}
@@ -323,6 +325,7 @@ class Life:
             try:
                 await self.loop.process(batches)
             finally:
+                self.unfenced.discard(topic)
                 self._count(accepted)
                 for batch in batches:
                     if batch.seek_epoch == self._seek_epoch:
