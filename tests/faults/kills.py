@@ -8,13 +8,19 @@ from typing import Final
 
 from streams.observing import GroupLags
 from tests.crash_points import CRASH_POINTS
-from tests.faults.crash_plan import MOMENTS, CrashPlan
+from tests.faults.crash_plan import FIRST, LAST, MOMENTS, CrashPlan
 from tests.faults.load import simulated
 from tests.faults.scenario import DRAIN_DEADLINE_S, Arena, Outcome, Scenario, World
 from tests.faults.workers import KILLED, HostedWorker
 from tests.waiting import wait_until
 
+# A worker that finds that two have died with the fence at about the same place (within a batch) decodes in processes of
+# its own, which takes a second each. That is as it should be, but would leave little else to be killed: so batches are
+# small, and what waits for a worker is more than a batch of each partition.
+BATCH_RECORDS: Final = 20
+BATCH_RECORDS_AT_RANDOM: Final = 10
 BACKLOG: Final = 1_500
+BACKLOG_SHORT: Final = 600
 TAIL: Final = 60
 TAILS_MAX: Final = 20
 RATE: Final = 300.0
@@ -22,12 +28,12 @@ KILLS_AT_RANDOM: Final = 50
 KILLS_WITHOUT_NAME: Final = 10
 KILLS_SHORT: Final = 5
 START_S: Final = 1.5  # about what a worker needs until it reads
-RUN_S: Final = 0.6
+RUN_S: Final = 1.0
 
 
 def at_points(arena: Arena, plans: Sequence[CrashPlan], backlog: int = BACKLOG) -> Outcome:
     """Kill a worker as each plan says, each time with so many records waiting for it; then let one finish."""
-    with arena.world() as world:
+    with arena.world(batch_records=BATCH_RECORDS) as world:
         for plan in plans:
             world.send(simulated(backlog))
             _until_killed(world, world.start(instance="one", crash=plan))
@@ -60,7 +66,7 @@ def at_random(
     """
     rng = random.Random(seed)
     kills = kills if arena.is_full else KILLS_SHORT
-    with arena.world(session_timeout_ms=session_timeout_ms) as world:
+    with arena.world(session_timeout_ms=session_timeout_ms, batch_records=BATCH_RECORDS_AT_RANDOM) as world:
         with world.load(simulated(rate=RATE)):
             running = {name: world.start(instance=name) for name in instances}
             for _ in range(kills):
@@ -102,9 +108,7 @@ def pause(seconds: float) -> None:
     wait_until(lambda: time.monotonic() >= due_s, seconds + 60, "the clock stands still")
 
 
-EVERY_POINT: Final = tuple(
-    CrashPlan(point, MOMENTS[number % len(MOMENTS)]) for number, point in enumerate(CRASH_POINTS)
-)
+AT_EVERY_POINT: Final = (CrashPlan(CRASH_POINTS[0], FIRST), *(CrashPlan(point, LAST) for point in CRASH_POINTS))
 SCENARIOS: Final = (
     *(
         Scenario(
@@ -116,8 +120,8 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "kill.short",
-        "kill -9 at every named point, each at one of the first, a middle and the last batch",
-        partial(at_points, plans=EVERY_POINT, backlog=300),
+        "kill -9 at every named point, at the last batch; and at the very first",
+        partial(at_points, plans=AT_EVERY_POINT, backlog=BACKLOG_SHORT),
         in_full=False,
         is_short=True,
     ),

@@ -15,10 +15,12 @@ from tests.waiting import wait_until
 from traffic.pacing import Pacer
 from traffic.sending import open_sender
 from traffic.sent_log import SentLog
+from traffic.shop import Funnel
 from traffic.simulator import Simulator, SimulatorConfig
 from traffic.timed import TimedEvent
 
 HOT_USER: Final = "u-hot"
+BUYERS: Final = Funnel(conversion=0.2, abandonment=0.5)  # so that the partitions of carts get their share, too
 START_DEADLINE_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 120.0
 
@@ -44,6 +46,7 @@ def simulated(
         disorder_share=disordered,
         duplicate_share=0.02,
         broken_share=broken,
+        funnel=BUYERS,
     )
     return Simulator(config, number).events()
 
