@@ -126,6 +126,14 @@ class FenceStore:
         """
         await self._run(topic, partition, fence, b"advance")
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none; one that is there stays as it is.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or is full.
+        """
+        await self._run(topic, partition, fence, b"place")
+
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move the fences of some partitions forward, in one round trip, each from where it must stand.
 

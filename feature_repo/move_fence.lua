@@ -1,7 +1,7 @@
 -- Moves the fence of one partition (feature_repo/fence.py).
 --
 -- KEYS   [1] the hash of a topic's fences
--- ARGV   [1] verb: advance, status, hold or replace; [2] partition; [3] epoch; [4] next offset; [5] status;
+-- ARGV   [1] verb: place, advance, status, hold or replace; [2] partition; [3] epoch; [4] next offset; [5] status;
 --        [6] since_ms, or the end of the hold
 -- returns "1" if something was changed, "0" if not, "none" if there is no fence to change the status of
 
@@ -30,6 +30,10 @@ if verb == 'hold' then
   end
   redis.call('HSET', KEYS[1], field('hold_until_ms'), ARGV[6])
   return '1'
+end
+
+if verb == 'place' and epoch then
+  return '0'
 end
 
 if verb == 'advance' and epoch == ARGV[3] then

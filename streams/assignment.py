@@ -46,16 +46,15 @@ async def plan_start(
                 "going on at offset %d. Backfill from another copy if they matter.",
                 tp.topic, tp.partition, expired[tp], wanted, earliest,
             )  # fmt: skip
-        next_offset = max(earliest, wanted or 0)
         starts[tp] = PartitionProgress(
             tp,
             logs[tp.topic],
             status,
-            next_offset=next_offset,
+            next_offset=max(earliest, wanted or 0),
             committed_offset=committed,
             end_offset=end,
             since_ms=since_ms,
-            is_fenced=fence is not None and fence.next_offset >= next_offset,
+            is_fenced=fence is not None,
         )
     return starts, expired
 

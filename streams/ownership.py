@@ -73,7 +73,11 @@ class PartitionOwner:
             self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
         # readers learn the partitions' status, and how many partitions there are, before the first batch
         for tp, progress in self._planned.items():
-            if not progress.is_fenced:  # one that was lost since it was read must stay lost, to be noticed
+            # what was lost, or restored, since it was read stays so: then the first batch finds it not where it must be
+            if not progress.is_fenced:
+                await self._fences.place(tp.topic, tp.partition, progress.fence())
+                continue
+            if tp in expired:
                 await self._fences.advance(tp.topic, tp.partition, progress.fence())
             if progress.status is PartitionStatus.REBUILDING:
                 await self._fences.set_status(tp.topic, tp.partition, progress.status, since_ms=progress.since_ms)

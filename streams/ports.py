@@ -108,6 +108,10 @@ class Fences(Protocol):
         """Put a fence where there is none, or move it forward; within one epoch it never moves back."""
         ...
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none; one that is there stays as it is."""
+        ...
+
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move fences from where they must stand; return the partitions whose fence is not there."""
         ...

@@ -27,7 +27,7 @@ class PartitionProgress:
         buffered_bytes: keys and values of the records that wait for a flush.
         buffered_since_s: monotonic time since when rows wait for a flush; None if none do.
         flushed_since_s: the same for what was flushed and waits for its commit.
-        is_fenced: the online store had a fence at the assignment that lies at or past where reading starts.
+        is_fenced: the online store had a fence at the assignment.
         braked: why it is not read any more; None while it is.
         careful_fence: where the fence was when workers died there.
         careful_records: how many records past it are still to be decoded elsewhere first.

@@ -102,6 +102,9 @@ class _Fences:
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         await self.fences.advance(topic, partition, fence)
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        await self.fences.place(topic, partition, fence)
+
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         await self.fences.set_status(topic, partition, status, since_ms=since_ms)
 

@@ -22,6 +22,8 @@ class Fences(Protocol):
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None: ...
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None: ...
+
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]: ...
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None: ...
@@ -73,6 +75,16 @@ def test_offsets_beyond_what_a_lua_number_holds(fences: Fences) -> None:
         await fences.advance(CLICKS_TOPIC, 0, fence(2**53 + 1))
         await fences.advance(CLICKS_TOPIC, 0, fence(2**53))
         assert (await fences.read(CLICKS_TOPIC))[0].next_offset == 2**53 + 1
+
+    run(fences, body)
+
+
+def test_a_fence_is_placed_only_where_there_is_none(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.place(CLICKS_TOPIC, 0, fence(5, REBUILDING))
+        await fences.place(CLICKS_TOPIC, 0, fence(7))
+        await fences.place(CLICKS_TOPIC, 0, fence(3, epoch="other:4"))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(5, REBUILDING)}
 
     run(fences, body)
 

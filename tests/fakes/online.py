@@ -80,6 +80,10 @@ class InMemoryFences:
         elif fence.next_offset > held.next_offset:
             self._fences[topic][partition] = replace(held, next_offset=fence.next_offset)
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none."""
+        self._fences.setdefault(topic, {}).setdefault(partition, fence)
+
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move fences from where they must stand; return the partitions whose fence is not there."""
         held = self._fences.setdefault(topic, {})

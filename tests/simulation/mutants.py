@@ -305,9 +305,7 @@ def _a_fence_that_is_lost_during_the_assignment_is_put_back(stack: ExitStack) ->
 
     async def mutant(*arguments: Any) -> Any:
         starts, expired = await plan(*arguments)
-        for progress in starts.values():
-            progress.is_fenced = False
-        return starts, expired
+        return starts, dict.fromkeys(starts, 0) | expired
 
     _replace(stack, streams.ownership, "plan_start", mutant)
 

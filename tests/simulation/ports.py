@@ -119,6 +119,10 @@ class FencePort:
         """Put or advance a fence."""
         await self._link.call("fence", lambda: self._fences.advance(topic, partition, fence))
 
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none."""
+        await self._link.call("fence", lambda: self._fences.place(topic, partition, fence))
+
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
         """Move fences."""
 

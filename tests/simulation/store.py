@@ -56,13 +56,22 @@ class Fences(InMemoryFences):
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         """Move a fence forward, or put one in place."""
-        tp, held = TopicPartition(topic, partition), self.read_blocking(topic).get(partition)
+        held = self.read_blocking(topic).get(partition)
         await super().advance(topic, partition, fence)
+        self._placed(TopicPartition(topic, partition), held, fence)
+
+    async def place(self, topic: str, partition: int, fence: Fence) -> None:
+        """Put a fence where there is none."""
+        held = self.read_blocking(topic).get(partition)
+        await super().place(topic, partition, fence)
+        self._placed(TopicPartition(topic, partition), held, fence)
+
+    def _placed(self, tp: TopicPartition, held: Fence | None, fence: Fence) -> None:
         if held is None and fence.status is PartitionStatus.REBUILDING:
             self._states.emptied.add(tp)
             self._states.ever_emptied.add(tp)
         elif held is None and fence.next_offset > 0:
-            self._violate(Promise.TOLD, f"{topic}-{partition} has lost its states, and gets {fence}")
+            self._violate(Promise.TOLD, f"{tp.topic}-{tp.partition} has lost its states, and gets {fence}")
         self._look(tp, 0 if held is None else held.next_offset)
 
     async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:

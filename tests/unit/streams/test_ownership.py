@@ -84,6 +84,28 @@ def test_a_fence_that_is_lost_during_the_assignment_is_not_put_back() -> None:
     asyncio.run(scenario())
 
 
+class RestoredAfterTheFirstRead(InMemoryFences):
+    """Redis gets an older copy between the look at the fences and what follows it."""
+
+    async def read(self, topic: str) -> dict[int, Fence]:
+        found = await super().read(topic)
+        await self.replace(topic, 0, Fence("id:1", 1, PartitionStatus.LIVE, 0))
+        return found
+
+
+def test_a_fence_that_is_restored_during_the_assignment_is_neither_moved_nor_marked() -> None:
+    world = World()
+    fences = RestoredAfterTheFirstRead()
+
+    async def scenario() -> None:
+        world.owner._fences = fences
+        world.owner._offsets = FixedOffsets(LOG, {TP: Positions(4, 0, 4)})
+        assert await world.owner.assigned([TP]) == {TP: 4}
+        assert fences.read_blocking(CLICKS_TOPIC)[0] == Fence("id:1", 1, PartitionStatus.LIVE, 0)
+
+    asyncio.run(scenario())
+
+
 def test_an_assignment_of_another_log_is_a_failure_with_its_reason() -> None:
     world = World()
 
