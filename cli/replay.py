@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,9 +13,11 @@ from rich.table import Table
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 from config.errors import ShopstreamError
 from config.settings import Settings
-from replay.rebuild import PartitionPlan, PartitionResult, Rebuild, opened_rebuild
 from schemas.event import EVENT_TOPICS
 from schemas.topics import TopicInfo, describe_topics
+
+if TYPE_CHECKING:
+    from replay.rebuild import PartitionPlan, PartitionResult, Rebuild
 
 TELL_EVERY_S = 2.0
 
@@ -78,6 +80,8 @@ class _Run:
 
     async def run(self) -> dict[str, Any]:
         """Plan and rebuild; return the JSON form of the result."""
+        from replay.rebuild import PartitionResult, opened_rebuild
+
         async with opened_rebuild(self._settings) as rebuild:
             plans = await rebuild.plan(self._topics, everything=self._everything)
             self._announce(plans)
@@ -95,7 +99,7 @@ class _Run:
             "seconds": round(time.monotonic() - self._started_s, 1),
         }
 
-    def _announce(self, plans: Sequence[PartitionPlan]) -> None:
+    def _announce(self, plans: "Sequence[PartitionPlan]") -> None:
         for planned in plans:
             log = planned.log
             line = (
@@ -105,8 +109,8 @@ class _Run:
             self._console.print(planned.problem or line, highlight=False, soft_wrap=True)
 
     async def _rebuild(
-        self, rebuild: Rebuild, plans: Sequence[PartitionPlan]
-    ) -> list[PartitionResult | ShopstreamError]:
+        self, rebuild: "Rebuild", plans: "Sequence[PartitionPlan]"
+    ) -> "list[PartitionResult | ShopstreamError]":
         work = asyncio.create_task(rebuild.rebuild_all(plans))
         events = sum(planned.event_count for planned in plans)
         started_s = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tenacity
 
 from config.settings import Settings
 from schemas.codec import Codec, Decoded
@@ -60,6 +61,21 @@ def produce(settings: Settings, *arguments: str, code: int = 0) -> tuple[dict[st
     return (json.loads(out) if out else {}), err
 
 
+def _end(consumer: Any, place: Any) -> int:
+    """Where a log ends; a broker takes a moment to lead the partitions that it has just made."""
+    from confluent_kafka import KafkaException
+
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(KafkaException),
+        stop=tenacity.stop_after_delay(30),
+        wait=tenacity.wait_fixed(0.1),
+        reraise=True,
+    ):
+        with attempt:
+            end: int = consumer.get_watermark_offsets(place)[1]
+    return end
+
+
 def records(settings: Settings) -> list[Record]:
     """Everything that the event topics hold, each partition in log order."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
@@ -67,7 +83,7 @@ def records(settings: Settings) -> list[Record]:
     consumer = Consumer({"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": "reader-of-a-test"})
     infos = describe_topics(settings)
     places = [TopicPartition(name, number) for name in EVENT_TOPICS for number in range(infos[name].partition_count)]
-    left = sum(consumer.get_watermark_offsets(place)[1] for place in places)
+    left = sum(_end(consumer, place) for place in places)
     consumer.assign([TopicPartition(place.topic, place.partition, OFFSET_BEGINNING) for place in places])
     found: list[Record] = []
     deadline = time.monotonic() + 60.0
@@ -174,9 +190,12 @@ def test_the_real_sample_is_sent_at_full_speed_with_its_odd_rows_named(settings:
 @pytest.mark.usefixtures("topics")
 def test_ctrl_c_flushes_and_reports(settings: Settings) -> None:
     process = start(settings, "--rate", "500", "--seconds", "3600")
-    wait_until(lambda: len(records(settings)) > 100, 60.0, "no event arrived")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
+    try:
+        wait_until(lambda: len(records(settings)) > 100, 60.0, "no event arrived")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    finally:
+        process.kill()  # harmless when it has ended; else it would go on into the next tests' topics
     assert (process.returncode, err) == (0, "")
     report = json.loads(out)
     assert report["interrupted"] is True
