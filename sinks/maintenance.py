@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from sinks.errors import LakeBusyError
-from sinks.tables import LAKE_TABLES, LakeTable
+from sinks.tables import ALL_TABLES, LakeTable
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -129,7 +129,7 @@ def maintain_lake(
     if not lake.is_dir():
         return MaintenanceReport(dry_run, retention_hours, ())
     with exclusive(lake):
-        reports = [maintain_table(lake, table, upkeep, progress) for table in LAKE_TABLES.values()]
+        reports = [maintain_table(lake, table, upkeep, progress) for table in ALL_TABLES.values()]
     return MaintenanceReport(dry_run, retention_hours, tuple(report for report in reports if report is not None))
 
 

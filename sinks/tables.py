@@ -5,68 +5,32 @@ written; each table has a real date beside them, by which it is partitioned.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+
+from sinks.derived_tables import DERIVED_TABLES
+from sinks.lake_table import Column, ColumnType, LakeTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-class ColumnType(StrEnum):
-    """The Delta types that the tables use."""
-
-    STRING = "string"
-    BINARY = "binary"
-    INTEGER = "integer"
-    LONG = "long"
-    DATE = "date"
-    TIMESTAMP = "timestamp"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
-
-    Attributes:
-        skipping: whether the log keeps each file's smallest and greatest value, so that readers can skip files.
-        spread: values hardly ever repeat, or only grow: a dictionary would cost time and space.
-    """
-
-    name: str
-    type: ColumnType
-    description: str
-    nullable: bool = False
-    skipping: bool = False
-    spread: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LakeTable:
-    """One table.
-
-    Attributes:
-        partitioned_by: the date column whose values are folders.
-        position: column that tells a row's place in the log of its partition.
-        position_base: what to subtract from it to get the record's offset.
-        fills_gaps: whether a row that lies at or below the table's last offset is written when the table lacks it. A
-            record that is delivered again may be judged anew (its schema was registered meanwhile): it then belongs to
-            another table than the first time, and must not be lost between the two.
-    """
-
-    name: str
-    description: str
-    columns: tuple[Column, ...]
-    partitioned_by: str
-    position: str
-    position_base: int = 0
-    fills_gaps: bool = False
-
-    @property
-    def skipping_columns(self) -> tuple[str, ...]:
-        """Names of the columns whose statistics are kept in the log."""
-        return tuple(column.name for column in self.columns if column.skipping)
-
+__all__ = [
+    "ALL_TABLES",
+    "DEAD_LETTERS",
+    "ERASURES",
+    "EVENT_COLUMNS",
+    "FEATURE_LOG",
+    "LAKE_TABLES",
+    "OPEN_FATE",
+    "RAW_EVENTS",
+    "REDRIVES",
+    "REPAIRS",
+    "Column",
+    "ColumnType",
+    "LakeTable",
+    "application_id",
+    "arrow_schema",
+    "reference_page",
+]
 
 _S, _B, _I, _L = ColumnType.STRING, ColumnType.BINARY, ColumnType.INTEGER, ColumnType.LONG
 
@@ -239,6 +203,7 @@ OPEN_FATE: Final = "open"
 LAKE_TABLES: Final[Mapping[str, LakeTable]] = {
     table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES, REPAIRS, ERASURES)
 }
+ALL_TABLES: Final[Mapping[str, LakeTable]] = {**LAKE_TABLES, **{table.name: table for table in DERIVED_TABLES}}
 
 
 def application_id(topic_id: str, partition: int, table: LakeTable) -> str:
@@ -275,7 +240,7 @@ def reference_page() -> str:
         "are in the table's log: filter by them, and most files are not opened. Rows of one partition are in log order",
         "within a file; sort by `topic`, `partition`, `offset` to read in log order.",
     ]
-    for table in LAKE_TABLES.values():
+    for table in ALL_TABLES.values():
         lines += ["", f"## `{table.name}`", "", table.description, ""]
         lines += ["| column | type | null | skipping | meaning |", "|---|---|---|---|---|"]
         lines += [

@@ -1,6 +1,7 @@
 """Run many seeds: `python -m tests.simulation --seeds 10000`; replay one with its trace: `--seed N`."""
 
 import argparse
+import gc
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -123,8 +124,15 @@ def hunt(name: str, seeds: Sequence[int] = range(MUTANT_SEEDS_MAX)) -> Caught:
 
 @contextmanager
 def _pool(processes: int) -> Iterator[multiprocessing.pool.Pool]:
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with multiprocessing.get_context("fork").Pool(processes, initializer=_spare_the_collector) as pool:
         yield pool
+
+
+def _spare_the_collector() -> None:
+    """Leave what lives for ever out of garbage collections, and collect less often: an eighth of a run's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def say(line: str) -> None:

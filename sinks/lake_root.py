@@ -1,0 +1,5 @@
+"""Where a lake is."""
+
+from pathlib import Path
+
+Lake = Path
