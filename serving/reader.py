@@ -152,18 +152,37 @@ class FeatureReader:
             UnreadableStateError: what is stored for some of them is not a state.
             OnlineStoreError: Redis does not answer.
         """
-        if not user_ids:
-            return []
         now = self._clock_ms()
         as_of = now if as_of_ms is None else as_of_ms
+        columns = self._columns(user_ids, [as_of] * len(user_ids))
+        return [self._user(columns, row, user_id, now) for row, user_id in enumerate(user_ids)]
+
+    def read_with_states(
+        self, user_ids: Sequence[str], as_of_ms: Sequence[int]
+    ) -> list[tuple[UserFeatures, dict[str, bytes]]]:
+        """Read users, each at an instant of its own, with the states by topic that the values were computed from.
+
+        A user may be named several times: its states are read once, so all its answers are of the same states.
+
+        Raises:
+            UnreadableStateError: what is stored for some of them is not a state.
+            OnlineStoreError: Redis does not answer.
+        """
+        now = self._clock_ms()
+        columns = self._columns(user_ids, as_of_ms)
+        return [(self._user(columns, row, user_id, now), columns.states(row)) for row, user_id in enumerate(user_ids)]
+
+    def _columns(self, user_ids: Sequence[str], as_of_ms: Sequence[int]) -> "_Columns":
+        if not user_ids:
+            return _Columns({})
         answer = self._store.get_online_features(
             self._service,
-            entity_rows={JOIN_KEY: self._stored_ids(user_ids), AS_OF: [as_of] * len(user_ids)},
+            entity_rows={JOIN_KEY: self._stored_ids(user_ids), AS_OF: list(as_of_ms)},
             full_feature_names=True,
         )
         columns = _Columns.of(answer.proto)
         columns.check_readable(user_ids)
-        return [self._user(columns, row, user_id, now) for row, user_id in enumerate(user_ids)]
+        return columns
 
     def _stored_ids(self, user_ids: Sequence[str]) -> list[str]:
         return list(user_ids) if self._pseudonyms is None else [self._pseudonyms.of(user_id) for user_id in user_ids]
@@ -231,6 +250,10 @@ class _Columns:
         column = self.by_name[f"{view}__{STATE}"]
         # Feast calls a missing row PRESENT, with no value and a timestamp of 1970
         return _python_value(column.values[row]), column.event_timestamps[row].ToMilliseconds()
+
+    def states(self, row: int) -> dict[str, bytes]:
+        found = {topic: self.state(view.view, row)[0] for topic, view in VIEWS.items()}
+        return {topic: blob for topic, blob in found.items() if blob is not None}
 
     def check_readable(self, user_ids: Iterable[str]) -> None:
         told = {user: self.output(STATE_STATUS, row) for row, user in enumerate(user_ids)}
