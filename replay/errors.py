@@ -7,6 +7,10 @@ ReplayError
 ├── NothingStoredError   there is no partition that could be rebuilt
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
 ├── NotReadYetError      no worker has read what was published again
+├── RangeError           a range, or a topic or user of it, is none that can be replayed
+├── NotRetainedError     a range begins before, or ends after, what its source holds
+├── ReplayBegunError     a replay of this range was begun, and nobody said whether to go on
+├── ReplayRunningError   a replay of this range is under way
 └── NotCommittedError    the workers have not come past an erasure yet
 """
 
@@ -69,3 +73,19 @@ class NotCommittedError(ReplayError):
             hint="The request is noted. See `shopstream status`; then run the same command again, with workers that "
             "keep up or with none: it goes on from there.",
         )
+
+
+class RangeError(ReplayError):
+    """A range, or a topic or user of it, is none that can be replayed."""
+
+
+class NotRetainedError(ReplayError):
+    """A range begins before, or ends after, what its source holds."""
+
+
+class ReplayBegunError(ReplayError):
+    """A replay of this range was begun or done, and nobody said whether to go on or to begin anew."""
+
+
+class ReplayRunningError(ReplayError):
+    """A replay of this range is under way."""

@@ -1,4 +1,4 @@
-"""Folds of a partition's users over what the lake holds, read on as it grows.
+"""Folds of a partition's users over what the lake or Kafka holds, read on as it grows.
 
 All states here were built from nothing: generation 0, built from 0, and as version the user's last offset + 1. Users
 that were once repaired in event-time order are folded in that order up to that repair's version, and in log order from
@@ -8,15 +8,13 @@ there on, as live does.
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from operator import itemgetter
-from pathlib import Path
 from typing import Final
 
 from features.apply import fold
 from features.state import Trailer, read_trailer, with_trailer
+from replay.sources import EventSource
 from schemas.event import Event
 from sinks.lake_reads import PartitionLog
-from sinks.repairs import corrected_versions
-from sinks.user_events import event_counts, events_in_log_order, events_in_time_order, lake_position
 
 IsErased = Callable[[str, int], bool]
 
@@ -42,7 +40,8 @@ class LakeFold:
     Memory grows with the users, not with their events.
 
     Args:
-        users: whom; None for all that the lake holds.
+        source: what is folded.
+        users: whom; None for all that the source holds.
         is_erased: tells of (user id, offset) whether the event was erased and must not come back.
 
     Attributes:
@@ -53,14 +52,14 @@ class LakeFold:
 
     def __init__(
         self,
-        lake: Path,
+        source: EventSource,
         log: PartitionLog,
         order: FoldOrder,
         *,
         users: Collection[str] | None = None,
         is_erased: IsErased = never,
     ) -> None:
-        self._lake = lake
+        self._source = source
         self._log = log
         self._order = order
         self._users = None if users is None else frozenset(users)
@@ -72,19 +71,19 @@ class LakeFold:
         self.event_count = 0
 
     def read_on(self) -> bool:
-        """Take in what the lake has got since the last time; tell whether there was anything.
+        """Take in what the source has got since the last time; tell whether there was anything.
 
         Raises:
-            LakeUnavailableError: the lake cannot be read.
+            LakeUnavailableError, BrokerUnavailableError: the source cannot be read.
         """
-        position = lake_position(self._lake, self._log)
+        position = self._source.position(self._log)
         if position <= self.position:
             return False
         first, self.position = self.position, position
         if self._order is FoldOrder.EVENT_TIME:
             self._corrected = dict.fromkeys(self._everybody(), NO_LIMIT)
         else:
-            self._corrected = corrected_versions(self._lake, self._log)
+            self._corrected = self._source.corrected(self._log)
             self._fold_on(first)
         self._fold_corrected(user_id for user_id in self._corrected if self._is_wanted(user_id))
         return True
@@ -97,7 +96,7 @@ class LakeFold:
         """
         if self._order is FoldOrder.EVENT_TIME:
             return
-        before, self._corrected = self._corrected, corrected_versions(self._lake, self._log)
+        before, self._corrected = self._corrected, self._source.corrected(self._log)
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
 
@@ -116,10 +115,10 @@ class LakeFold:
         return (self._users is None or user_id in self._users) and user_id not in self._forgotten
 
     def _everybody(self) -> Collection[str]:
-        return event_counts(self._lake, self._log) if self._users is None else self._users
+        return self._source.counts(self._log) if self._users is None else self._users
 
     def _fold_on(self, first_offset: int) -> None:
-        for piece in events_in_log_order(self._lake, self._log, first_offset, self.position):
+        for piece in self._source.in_log_order(self._log, first_offset, self.position):
             self.event_count += len(piece)
             logs: dict[str, list[tuple[int, Event]]] = {}
             for offset, event in piece:
@@ -132,12 +131,12 @@ class LakeFold:
     def _fold_corrected(self, user_ids: Iterator[str]) -> None:
         limits = {user_id: self._corrected[user_id] for user_id in user_ids}
         self.states.update(
-            fold_corrected(self._lake, self._log, limits, self.position, is_erased=self._is_erased) if limits else {}
+            fold_corrected(self._source, self._log, limits, self.position, is_erased=self._is_erased) if limits else {}
         )
 
 
 def fold_corrected(
-    lake: Path, log: PartitionLog, limits: Mapping[str, int], end_offset: int, *, is_erased: IsErased = never
+    source: EventSource, log: PartitionLog, limits: Mapping[str, int], end_offset: int, *, is_erased: IsErased = never
 ) -> dict[str, bytes]:
     """Fold users from the beginning to before `end_offset`: up to a version in event-time order, then in log order.
 
@@ -145,14 +144,14 @@ def fold_corrected(
         limits: users, and the version up to which the order of event times holds.
 
     Raises:
-        LakeUnavailableError: the lake cannot be read.
+        LakeUnavailableError, BrokerUnavailableError: the source cannot be read.
     """
     states: dict[str, bytes] = {}
-    for users in _chunks(event_counts(lake, log, users=limits)):
+    for users in _chunks(source.counts(log, users=limits)):
         later: dict[str, list[tuple[int, Event]]] = {}
         counts: dict[str, int] = {}
         last_offsets: dict[str, int] = {}
-        for piece in events_in_time_order(lake, log, end_offset, users=users):
+        for piece in source.in_time_order(log, end_offset, users=users):
             logs: dict[str, list[tuple[int, Event]]] = {}
             for offset, event in piece:
                 user_id = event.user_id

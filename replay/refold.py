@@ -15,6 +15,7 @@ from typing import Protocol
 from feature_repo.states import StoredState
 from features.state import TRAILER_BYTES, read_trailer
 from replay.lake_folds import FoldOrder, LakeFold
+from replay.sources import LakeSource
 from schemas.topics import TopicInfo
 from sinks.lake_reads import PartitionLog
 
@@ -58,7 +59,7 @@ async def compare_with_live(lake: Path, topics: Mapping[str, TopicInfo], live: S
     examples: list[tuple[str, str]] = []
     for topic, info in topics.items():
         for partition in range(info.partition_count):
-            refold = LakeFold(lake, PartitionLog(info.log_epoch, topic, partition), FoldOrder.LOG)
+            refold = LakeFold(LakeSource(lake), PartitionLog(info.log_epoch, topic, partition), FoldOrder.LOG)
             await asyncio.to_thread(refold.read_on)
             states = refold.states
             users = sorted(states)

@@ -24,6 +24,7 @@ from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_tr
 from features.versioning import VersionConflictError, WriteOutcome
 from replay.errors import RepairStuckError
 from replay.lake_folds import FoldOrder, LakeFold
+from replay.sources import LakeSource
 from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
 from sinks.repairs import RepairNote, RepairSink
@@ -138,7 +139,7 @@ class PartitionRepair:
         self._log = log
         self._ports = ports
         self._wait_s = wait_s
-        self._fold = LakeFold(ports.lake, log, order, users=users)
+        self._fold = LakeFold(LakeSource(ports.lake), log, order, users=users)
         self._tombstones = Tombstones()
         self._sink = RepairSink(ports.lake, log, order.value)
         self._versions: dict[str, int] = {}
