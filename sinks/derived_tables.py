@@ -1,11 +1,30 @@
 """Tables that are made from the others, or beside them: not by the worker, and not by position in a log.
 
-Each may be deleted and made again, but for `served`, which is a record of what was answered.
+Each may be deleted and made again, but for `served`, which is a record of what was answered, and `log_moves`, which
+every fold of a log asks for what it follows.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from sinks.lake_table import LakeTable
+from sinks.lake_table import Column, ColumnType, LakeTable
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = ()
+# names no user
+LOG_MOVES: Final = LakeTable(
+    name="log_moves",
+    description="Where the log of a topic took over from another: it got more partitions, or was created again. States "
+    "of the new log begin with those of the former one; `raw_events` keeps each event under the log that it came in. A "
+    "row per partition of the new log. Written by `shopstream replay --into online --from-epoch`, once.",
+    columns=(
+        Column("topic", ColumnType.STRING, "The topic."),
+        Column("from_epoch", ColumnType.STRING, "Topic id and partition count of the former log."),
+        Column("to_epoch", ColumnType.STRING, "Topic id and partition count of the new log."),
+        Column("partition", ColumnType.INTEGER, "Partition of the new log."),
+        Column("first_offset", ColumnType.LONG, "The new log begins here; what lies below is of the former one."),
+        Column("moved_ms", ColumnType.LONG, "When that was decided."),
+        Column("moved_date", ColumnType.DATE, "Day of `moved_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="moved_date",
+)
+
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES,)
