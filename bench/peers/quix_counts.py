@@ -1,4 +1,4 @@
-"""The peer of the lines `live` and `replay`: events per user, kind and minute, in Quix Streams. Runs in its own environment.
+"""The peer of `live` and `replay`: events per user, kind and minute, in Quix Streams. Runs in its own environment.
 
     .venv-bench/bin/python bench/peers/quix_counts.py --broker 127.0.0.1:9092 --registry http://127.0.0.1:8081/... \
         --topic shop.clicks.v1 --group peer-1 --state DIR --out FILE [--redis URL]
