@@ -27,4 +27,24 @@ LOG_MOVES: Final = LakeTable(
     partitioned_by="moved_date",
 )
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES,)
+# names no user itself; the column `user_id` of the set's own files does
+TRAINING_SETS: Final = LakeTable(
+    name="training_sets",
+    description="Each training set that was made of this lake, so that an erasure finds it: the newest row of a path "
+    "is the set that lies there, if it is still there. The row is written just before the set. Its files have a column "
+    "`user_id`, with ids as the lake stores them. Written by `shopstream train set`, only appended to.",
+    columns=(
+        Column("set_id", ColumnType.STRING, "Random id of the set; also in its manifest."),
+        Column("path", ColumnType.STRING, "Absolute path of its folder, on the machine that made it."),
+        Column("format", ColumnType.STRING, "`parquet` or `delta`."),
+        Column("mode", ColumnType.STRING, "`as_served` or `as_corrected`."),
+        Column("definition_version", ColumnType.INTEGER, "Definition version of its features."),
+        Column("row_count", ColumnType.LONG, "Its rows."),
+        Column("manifest", ColumnType.STRING, "The text of its manifest, JSON."),
+        Column("created_ms", ColumnType.LONG, "When it was made."),
+        Column("created_date", ColumnType.DATE, "Day of `created_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="created_date",
+)
+
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS)
