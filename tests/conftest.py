@@ -8,8 +8,10 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from config.settings import Settings, load_settings
@@ -21,6 +23,40 @@ from tests.fresh_topics import recreate_topics
 ROOT = Path(__file__).resolve().parent.parent
 REES46_FILE = ROOT.parent / "shared" / "data" / "rees46-2019-10-01-sample.csv"
 _NOT_SETTINGS = {"SHOPSTREAM_REQUIRE", "SHOPSTREAM_TEST_STACK", "SHOPSTREAM_CACHE_DIR"}
+hypothesis.settings.register_profile("without deadlines", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("without deadlines")
+
+_SECONDS_BY_FOLDER = pytest.StashKey[dict[str, float]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for the time that each folder of tests takes."""
+    config.stash[_SECONDS_BY_FOLDER] = {}
+
+
+class _Times:
+    """Adds up the time of each test; the files themselves run in other processes when there are several."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        folder = "/".join(report.nodeid.split("/")[:2])
+        self._seconds[folder] = self._seconds.get(folder, 0.0) + report.duration
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Watch the tests."""
+    session.config.pluginmanager.register(_Times(session.config.stash[_SECONDS_BY_FOLDER]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the time of each folder."""
+    seconds = config.stash[_SECONDS_BY_FOLDER]
+    if len(seconds) > 1:
+        terminalreporter.section("time by folder")
+        for folder, spent in sorted(seconds.items(), key=itemgetter(1), reverse=True):
+            terminalreporter.write_line(f"{spent:8.1f} s  {folder}")
 
 
 @contextmanager
