@@ -117,3 +117,23 @@ WORKER_METRICS: Final = (
     MetricSpec("shopstream_buffered_rows", MetricKind.GAUGE, "Rows that wait for the next flush"),
     MetricSpec("shopstream_cached_states", MetricKind.GAUGE, "States held in memory", ("topic",)),
 )
+
+SERVING_METRICS: Final = (
+    MetricSpec(
+        "shopstream_served_rows",
+        MetricKind.COUNTER,
+        "Sampled answers of readers, by outcome: written to the lake, or dropped because it took too few",
+        ("outcome",),
+    ),
+)
+
+SKEW_METRICS: Final = (
+    MetricSpec("shopstream_skew_rows", MetricKind.GAUGE, "Served answers of the last audit, by result", ("result",)),
+    MetricSpec(
+        "shopstream_skew_mismatches",
+        MetricKind.GAUGE,
+        "Served values of the last audit that are not what should have been served, by feature and cause",
+        ("feature", "cause"),
+    ),
+    MetricSpec("shopstream_skew_audited_until_seconds", MetricKind.GAUGE, "End of the range of the last audit"),
+)

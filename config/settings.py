@@ -93,6 +93,14 @@ class ServingSettings(Section):
     """Readers of fresh features."""
 
     stale_after_ms: int = Field(3_600_000, ge=1, description="a view not written for longer is STALE")
+    served_share: float = Field(0.01, ge=0, le=1, description="share of the answers kept in `served`; 0 for none")
+    served_flush_interval_ms: int = Field(10_000, ge=50, description="longest time that a kept answer waits in memory")
+    served_buffer_rows_max: int = Field(
+        10_000, ge=1, description="kept answers not yet in the lake at which further ones are dropped"
+    )
+    push_allowance_ms: int = Field(
+        2_000, ge=0, description="skew: an event appended so shortly before a read need not be in its answer"
+    )
 
 
 class Settings(BaseSettings):

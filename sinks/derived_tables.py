@@ -7,6 +7,7 @@ every fold of a log asks for what it follows.
 from collections.abc import Sequence
 from typing import Final
 
+from schemas.event import EVENT_TOPICS
 from sinks.lake_table import Column, ColumnType, LakeTable
 
 # names no user
@@ -47,4 +48,42 @@ TRAINING_SETS: Final = LakeTable(
     partitioned_by="created_date",
 )
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS)
+def _served_view(topic: str) -> tuple[Column, ...]:
+    prefix = view_prefix(topic)
+    return (
+        Column(f"{prefix}_epoch", ColumnType.STRING, f"Log that the version of {topic} is of.", nullable=True),
+        Column(f"{prefix}_version", ColumnType.LONG, "Last applied offset + 1; null without a state.", nullable=True),
+        Column(f"{prefix}_servable_ms", ColumnType.LONG, "When that state became readable.", nullable=True),
+        Column(f"{prefix}_status", ColumnType.STRING, "What the reader was told: `FRESH`, `STALE`, and so on."),
+    )
+
+
+def view_prefix(topic: str) -> str:
+    """Return what the columns of `served` about a topic's view begin with: `clicks` for `shop.clicks.v1`."""
+    return topic.split(".")[1]
+
+
+# `user_id` names the user, as every store holds it
+SERVED: Final = LakeTable(
+    name="served",
+    description="A sample of what readers were given: one row per answer, with the versions of the states behind it. "
+    "Written by each `FeatureReader` (`serving.served_share`); `shopstream skew` compares it with this lake. Rows of "
+    "one `reader_id` are numbered by `sequence`.",
+    columns=(
+        Column("reader_id", ColumnType.STRING, "The reader, by a random id of its own."),
+        Column("sequence", ColumnType.LONG, "Number of the row among those of its reader.", spread=True),
+        Column("served_ms", ColumnType.LONG, "When it was read.", skipping=True, spread=True),
+        Column("user_id", ColumnType.STRING, "Whose features they are."),
+        Column("as_of_ms", ColumnType.LONG, "The instant that the values hold for.", spread=True),
+        Column("definition_version", ColumnType.INTEGER, "Definition version of the values."),
+        Column("catalog", ColumnType.STRING, "Fingerprint of the catalog that they were computed with."),
+        Column("model", ColumnType.STRING, "The model that asked, where it said so.", nullable=True),
+        *(column for topic in EVENT_TOPICS for column in _served_view(topic)),
+        Column("values", ColumnType.STRING, "Exactly what was returned: a JSON object by feature name.", spread=True),
+        Column("served_date", ColumnType.DATE, "Day of `served_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="served_date",
+    position="sequence",
+)
+
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED)
