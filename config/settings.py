@@ -8,14 +8,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from config.definition import versioned
 from config.errors import SettingsError
+from config.lake import LakeSettings
 from config.privacy import PrivacySettings
 from config.security import shown
 from config.services import KafkaSettings, RedisSettings, RegistrySettings, Section
@@ -34,13 +37,6 @@ class ProducerSettings(Section):
     linger_ms: int = Field(5, ge=0, le=60_000, description="how long a batch waits for more events")
 
 
-class LakeSettings(Section):
-    """Delta Lake."""
-
-    path: Path = Field(Path(), description="folder of the Delta tables; <home>/lake when not set")
-    retention_hours: int = Field(168, ge=24, description="files stay for so long after `lake maintain` replaced them")
-
-
 class FeastSettings(Section):
     """The feature store."""
 
@@ -51,7 +47,12 @@ class FeastSettings(Section):
 class WorkerSettings(Section):
     """The stream worker."""
 
-    group_id: str = Field("shopstream-features", min_length=1, description="Kafka consumer group")
+    group_id: Annotated[str, AfterValidator(partial(versioned, joint="-"))] = Field(
+        "shopstream-features",
+        min_length=1,
+        validate_default=True,
+        description="Kafka consumer group; -v2 is added for definition version 2",
+    )
     instance_id: str = Field("", description="static group membership: a stable name per worker; empty for dynamic")
     flush_interval_ms: int = Field(2_000, ge=50, description="longest time between two flushes to the lake")
     flush_rows: int = Field(50_000, ge=1, description="rows that start a flush before its time")
@@ -144,8 +145,18 @@ class Settings(BaseSettings):
 
     @property
     def lake_path(self) -> Path:
-        """Folder of the Delta tables, absolute."""
-        return (self.lake.path if self.lake.path != Path() else self.home / "lake").absolute()
+        """Folder of the Delta tables, absolute; `sinks.lake_root.lake_of` tells where any lake is.
+
+        Raises:
+            SettingsError: the lake is in an object store.
+        """
+        if self.lake.s3_address:
+            raise SettingsError(
+                f"This needs a lake in a local folder, and lake.path is {self.lake.s3_address}.",
+                hint="See docs/how-to/keep-the-lake-on-s3.md for what works there.",
+            )
+        folder = Path(self.lake.path)
+        return (folder if folder != Path() else self.home / "lake").absolute()
 
     @property
     def feast_registry_path(self) -> Path:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -11,10 +10,13 @@ from deltalake import ColumnProperties, CommitProperties, DeltaTable, Transactio
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from sinks import exact_append
-from sinks.errors import LakeMismatchError, LakeUnavailableError
+from sinks.errors import LakeMismatchError, LakePinnedError, LakeUnavailableError
 from sinks.exact_append import HANDLE_COMMITS_MAX, ExactAppender, TablePart, first_lines
+from sinks.lake_root import Lake, RootedTable, TableAddress, writable
 from sinks.rows import TableCounts
+from sinks.table_files import library_arguments
 from sinks.tables import ColumnType, LakeTable, arrow_schema
+from sinks.time_travel import open_pinned
 
 __all__ = [
     "CHECKPOINT_COMMITS",
@@ -38,11 +40,14 @@ class DeltaAppender:
     """Appends to one table of the lake, which is created when it is not there. Threads may share it.
 
     Args:
-        root: folder of the lake.
+        root: the lake.
+
+    Raises:
+        LakePinnedError: the lake is read as of an earlier moment.
     """
 
-    def __init__(self, root: Path, table: LakeTable) -> None:
-        path = root / table.name
+    def __init__(self, root: Lake, table: LakeTable) -> None:
+        path = writable(root) / table.name
         properties = writer_properties(table)
         self._exact = ExactAppender(path, table, lambda: _DeltaHandle(open_or_create(path, table), table, properties))
 
@@ -100,32 +105,38 @@ class _DeltaHandle:
         return files.to_table(columns=[name], filter=between & same_partition & same_log).column(name)
 
 
-def opened(path: Path) -> DeltaTable | None:
-    """Open a table at its newest version; None when there is none.
+def opened(path: TableAddress) -> DeltaTable | None:
+    """Open a table at its newest version, or at the one that its address is pinned to; None when there is none.
 
     Raises:
+        LakeVersionError: it is pinned to a version that is not there, or cannot be read any more.
         LakeUnavailableError: what is there cannot be read.
     """
     try:
-        return DeltaTable(path)
+        if isinstance(path, RootedTable) and path.pin is not None:
+            return open_pinned(path)
+        return DeltaTable(**library_arguments(path))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
         raise LakeUnavailableError(path, first_lines(error), hint=_READ_HINT) from error
 
 
-def open_or_create(path: Path, table: LakeTable) -> DeltaTable:
-    """Open a table, or create it.
+def open_or_create(path: TableAddress, table: LakeTable) -> DeltaTable:
+    """Open a table to write to it, or create it.
 
     Raises:
+        LakePinnedError: it is read as of an earlier moment.
         LakeUnavailableError: what is there cannot be read, or has other columns.
         CommitFailedError: somebody else created it at this moment.
         DeltaError, OSError: it cannot be created.
     """
+    if isinstance(path, RootedTable) and path.pin is not None:
+        raise LakePinnedError(str(path), f"{path.name} at {path.pin}")
     handle = opened(path)
     if handle is None:
         handle = DeltaTable.create(
-            path,
+            **library_arguments(path),
             schema=arrow_schema(table),
             mode="ignore",
             partition_by=[table.partitioned_by],
@@ -152,7 +163,7 @@ def open_or_create(path: Path, table: LakeTable) -> DeltaTable:
 
 
 @contextmanager
-def explained(path: Path, hint: str = _READ_HINT) -> Iterator[None]:
+def explained(path: TableAddress, hint: str = _READ_HINT) -> Iterator[None]:
     """Turn what the system or a library raises about the table at `path` into LakeUnavailableError."""
     with exact_append.explained(path, hint):
         yield

@@ -6,11 +6,11 @@ Kafka or from a copy of the lake; what comes later is counted from zero. A tombs
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from config.errors import SettingsError
 from schemas.privacy import Pseudonyms
+from sinks.lake_root import Lake, writable
 from sinks.tables import ERASURES
 
 REQUESTED: Final = "requested"
@@ -135,7 +135,7 @@ def tombstones_of(rows: Iterable[ErasureRow], pseudonyms: Pseudonyms | None) -> 
     return Tombstones({}, frozen, pseudonyms).with_ends(ends)
 
 
-def read_tombstones(lake: Path, pseudonyms: Pseudonyms | None) -> Tombstones:
+def read_tombstones(lake: Lake, pseudonyms: Pseudonyms | None) -> Tombstones:
     """Read which users were erased from a lake; a lake without the table has none.
 
     Args:
@@ -148,7 +148,7 @@ def read_tombstones(lake: Path, pseudonyms: Pseudonyms | None) -> Tombstones:
     return tombstones_of(read_erasures(lake), pseudonyms)
 
 
-def read_erasures(lake: Path) -> list[ErasureRow]:
+def read_erasures(lake: Lake) -> list[ErasureRow]:
     """Return the rows of the table.
 
     Raises:
@@ -167,7 +167,7 @@ def read_erasures(lake: Path) -> list[ErasureRow]:
     ]
 
 
-def note_erasures(lake: Path, rows: Sequence[ErasureRow]) -> None:
+def note_erasures(lake: Lake, rows: Sequence[ErasureRow]) -> None:
     """Append rows to the table, which is created when it is not there. Blocking; one caller at a time.
 
     Raises:
@@ -179,7 +179,7 @@ def note_erasures(lake: Path, rows: Sequence[ErasureRow]) -> None:
     from sinks.delta import explained, open_or_create, writer_properties
     from sinks.tables import arrow_schema
 
-    path = lake / ERASURES.name
+    path = writable(lake) / ERASURES.name
     schema = arrow_schema(ERASURES)
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in ErasureRow._fields}
     columns["noted_date"] = pa.array([row.noted_ms // _DAY_MS for row in rows], pa.int32()).cast(pa.date32())

@@ -4,12 +4,13 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── LakeUnavailableError       a Delta table cannot be read or written
 │   └── LakeMismatchError      a table holds other columns than this release writes
 ├── LakeBusyError              other upkeep of the lake is under way
+├── LakePinnedError            a lake that is read as of an earlier moment cannot be written
+├── LakeNotLocalError          what is asked for needs a lake in a local folder
+├── LakeVersionError           a version of a table is not there, or not any more
 ├── LetterNotPublishedError    dead letters were not acknowledged by Kafka
 ├── RedriveRunningError        another redrive is under way
 └── NotRedrivenError           letters were not published again: run the redrive once more
 """
-
-from pathlib import Path
 
 from config.errors import ShopstreamError
 
@@ -22,18 +23,52 @@ class LakeUnavailableError(SinkError):
     """A Delta table cannot be read or written.
 
     Args:
-        path: folder of the table.
+        path: of the table.
         why: what the system or the Delta library said.
         hint: what to do next.
     """
 
-    def __init__(self, path: Path, why: str, *, hint: str) -> None:
+    def __init__(self, path: object, why: str, *, hint: str) -> None:
         super().__init__(f"The lake's table at {path} cannot be used: {why}.", hint=hint)
         self.path = path
 
 
 class LakeMismatchError(LakeUnavailableError):
     """A table holds other columns than this release writes."""
+
+
+class LakePinnedError(SinkError):
+    """A lake that is read as of an earlier moment cannot be written.
+
+    Args:
+        place: the lake or the table.
+        pin: as of when it is read.
+    """
+
+    def __init__(self, place: str, pin: str) -> None:
+        super().__init__(
+            f"Nothing can be written to {place}: it is read as of an earlier moment ({pin}).",
+            hint="Leave out --lake-version and --lake-time.",
+        )
+
+
+class LakeNotLocalError(SinkError):
+    """What is asked for needs a lake in a local folder.
+
+    Args:
+        place: the lake.
+        what: that needs it, as the subject of a sentence.
+    """
+
+    def __init__(self, place: str, what: str) -> None:
+        super().__init__(
+            f"{what} needs a lake in a local folder, and lake.path is {place}.",
+            hint="See docs/how-to/keep-the-lake-on-s3.md for what works there.",
+        )
+
+
+class LakeVersionError(SinkError):
+    """A version of a table is not there, or not any more; the message names the oldest that can be read."""
 
 
 class LetterNotPublishedError(SinkError):
@@ -44,10 +79,10 @@ class LakeBusyError(SinkError):
     """Other upkeep of the lake is under way: a second run would do the same work twice.
 
     Args:
-        lake: folder of the lake.
+        lake: where it is.
     """
 
-    def __init__(self, lake: Path) -> None:
+    def __init__(self, lake: object) -> None:
         super().__init__(
             f"Another `shopstream lake maintain`, `lake erase` or `dlq redrive` is at work on {lake}.",
             hint="Wait until it has ended; nothing was changed.",

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from sinks.errors import LakeUnavailableError
+from sinks.lake_root import TableAddress
 from sinks.rows import TableCounts
 from sinks.tables import LakeTable
 
@@ -88,13 +88,18 @@ class ExactAppender:
     """Appends to one table of the lake. Threads may share it.
 
     Args:
-        path: folder of the table, for errors.
+        path: of the table, for errors.
         open_table: gives a handle at the newest version of the table, which it creates when it is not there.
         sleep: waits between two tries, in seconds.
     """
 
     def __init__(
-        self, path: Path, table: LakeTable, open_table: OpenTable, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        path: TableAddress,
+        table: LakeTable,
+        open_table: OpenTable,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._path = path
         self._table = table
@@ -187,7 +192,7 @@ def _is_enough(state: RetryCallState) -> bool:
 
 
 @contextmanager
-def explained(path: Path, hint: str) -> Iterator[None]:
+def explained(path: TableAddress, hint: str) -> Iterator[None]:
     """Turn what the system or a library raises about the table at `path` into LakeUnavailableError."""
     try:
         yield

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow.compute as pc
 
 from sinks.arrow_rows import BUILDERS
 from sinks.delta import DeltaAppender, TablePart
+from sinks.lake_root import Lake
 from sinks.rows import FlushReport, PartitionFlush, TableCounts
 from sinks.tables import DEAD_LETTERS, FEATURE_LOG, LAKE_TABLES, RAW_EVENTS, LakeTable, application_id
 
@@ -37,11 +37,11 @@ class LakeSink:
     Each table is exact by itself, so a crash between two of them is mended when the records are delivered again.
 
     Args:
-        root: folder of the lake; its tables are created when they are first written.
+        root: the lake; its tables are created when they are first written.
         open_table: what appends to a table.
     """
 
-    def __init__(self, root: Path, open_table: Callable[[Path, LakeTable], Appender] = DeltaAppender) -> None:
+    def __init__(self, root: Lake, open_table: Callable[[Lake, LakeTable], Appender] = DeltaAppender) -> None:
         self._appenders = {name: open_table(root, table) for name, table in LAKE_TABLES.items()}
 
     def write(self, flushes: Sequence[PartitionFlush]) -> FlushReport:

@@ -6,10 +6,10 @@ A table that was never written reads as empty.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from schemas.event import Event, Record
+from sinks.lake_root import Lake
 from sinks.rows import RawRow
 from sinks.tables import EVENT_COLUMNS, LAKE_TABLES, RAW_EVENTS, LakeTable, application_id
 
@@ -69,7 +69,7 @@ class PartitionRows(NamedTuple):
     last_offset: int
 
 
-def table_counts(lake: Path) -> dict[str, int]:
+def table_counts(lake: Lake) -> dict[str, int]:
     """Count the rows of each table, from its log alone.
 
     Args:
@@ -85,7 +85,7 @@ def table_counts(lake: Path) -> dict[str, int]:
     return counts
 
 
-def partition_rows(lake: Path, table: LakeTable) -> list[PartitionRows]:
+def partition_rows(lake: Lake, table: LakeTable) -> list[PartitionRows]:
     """Count the rows of each partition, in the order of epoch, topic and partition; reads four columns in a stream.
 
     Raises:
@@ -116,7 +116,7 @@ def partition_rows(lake: Path, table: LakeTable) -> list[PartitionRows]:
     )
 
 
-def offsets(lake: Path, table: LakeTable) -> dict[tuple[str, int], list[int]]:
+def offsets(lake: Lake, table: LakeTable) -> dict[tuple[str, int], list[int]]:
     """Return every offset that a table holds, per topic and partition, ascending; one that is there twice comes twice.
 
     For a check after the fact: 40 bytes of memory per row.
@@ -136,7 +136,7 @@ def offsets(lake: Path, table: LakeTable) -> dict[tuple[str, int], list[int]]:
     return {key: sorted(values) for key, values in sorted(found.items())}
 
 
-def held_offset(lake: Path, table: LakeTable, topic_id: str, partition: int) -> int | None:
+def held_offset(lake: Lake, table: LakeTable, topic_id: str, partition: int) -> int | None:
     """Return the last offset of a partition up to which a table is complete; None when it holds nothing of it.
 
     Raises:
@@ -146,7 +146,7 @@ def held_offset(lake: Path, table: LakeTable, topic_id: str, partition: int) -> 
     return None if handle is None else handle.transaction_version(application_id(topic_id, partition, table))
 
 
-def read_raw_tables(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[Any]:
+def read_raw_tables(lake: Lake, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[Any]:
     """Read the raw rows of a stretch as Arrow tables of the table's columns, in log order.
 
     Holds `rows_at_once` rows and every offset of the stretch in memory. What is appended meanwhile is not read.
@@ -178,7 +178,7 @@ def read_raw_tables(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT
             yield dataset.to_table(filter=inside & (offset >= first) & (offset < end)).sort_by("offset")
 
 
-def read_raw(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[RawRow]:
+def read_raw(lake: Lake, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[RawRow]:
     """Read the raw rows of a stretch as they were written, in log order.
 
     Raises:
@@ -198,13 +198,13 @@ def read_raw(lake: Path, stretch: Stretch, *, rows_at_once: int = ROWS_AT_ONCE) 
             )
 
 
-def _opened(lake: Path, table: LakeTable) -> "DeltaTable | None":
+def _opened(lake: Lake, table: LakeTable) -> "DeltaTable | None":
     from sinks.delta import opened  # it imports the Delta library, which a command may never need
 
     return opened(lake / table.name)
 
 
-def _explained(lake: Path, table: LakeTable) -> AbstractContextManager[None]:
+def _explained(lake: Lake, table: LakeTable) -> AbstractContextManager[None]:
     from sinks.delta import explained
 
     return explained(lake / table.name)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from schemas.event import Record
+from sinks.lake_root import Lake
 from sinks.tables import DEAD_LETTERS, RAW_EVENTS, LakeTable
 
 _HEAD_COLUMNS: Final = (
@@ -97,7 +97,7 @@ def topic_id_of(log_epoch: str) -> str:
     return log_epoch.rpartition(":")[0]
 
 
-def letter_heads(lake: Path, wanted: LetterFilter) -> list[LetterHead]:
+def letter_heads(lake: Lake, wanted: LetterFilter) -> list[LetterHead]:
     """Return the letters of a filter without their bytes, newest append time first; memory grows with their number.
 
     Raises:
@@ -130,7 +130,7 @@ def letter_heads(lake: Path, wanted: LetterFilter) -> list[LetterHead]:
     return [LetterHead(*row) for row in zip(*columns, strict=True)]
 
 
-def letters(lake: Path, heads: Sequence[LetterHead]) -> list[Letter]:
+def letters(lake: Lake, heads: Sequence[LetterHead]) -> list[Letter]:
     """Return whole letters, in the order of `heads`; their bytes are all in memory at once.
 
     Raises:
@@ -141,7 +141,7 @@ def letters(lake: Path, heads: Sequence[LetterHead]) -> list[Letter]:
     return [Letter(head, **rows[head.position]) for head in heads if head.position in rows]
 
 
-def held_positions(lake: Path, table: LakeTable, positions: Iterable[LogPosition]) -> frozenset[LogPosition]:
+def held_positions(lake: Lake, table: LakeTable, positions: Iterable[LogPosition]) -> frozenset[LogPosition]:
     """Return those of the positions that a table has a row of.
 
     Raises:
@@ -150,7 +150,7 @@ def held_positions(lake: Path, table: LakeTable, positions: Iterable[LogPosition
     return frozenset(position for position, _ in _rows_at(lake, table, positions, ()))
 
 
-def users_at(lake: Path, positions: Iterable[LogPosition]) -> dict[LogPosition, str]:
+def users_at(lake: Lake, positions: Iterable[LogPosition]) -> dict[LogPosition, str]:
     """Return the user of each position that `raw_events` has a row of.
 
     Raises:
@@ -160,7 +160,7 @@ def users_at(lake: Path, positions: Iterable[LogPosition]) -> dict[LogPosition, 
 
 
 def _rows_at(
-    lake: Path, table: LakeTable, positions: Iterable[LogPosition], columns: Sequence[str]
+    lake: Lake, table: LakeTable, positions: Iterable[LogPosition], columns: Sequence[str]
 ) -> Iterator[tuple[LogPosition, dict[str, Any]]]:
     """Yield the rows at some offsets, one partition after the other."""
     from pyarrow import compute as pc

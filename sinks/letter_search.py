@@ -6,9 +6,9 @@ the letters of `u1` are found, and those of `u12` are not.
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from sinks.lake_root import Lake
 from sinks.tables import DEAD_LETTERS
 
 _LETTERS_AT_ONCE: Final = 256  # one may have megabytes
@@ -25,7 +25,7 @@ class LetterPlace(NamedTuple):
     offset: int
 
 
-def letters_naming(lake: Path, user_id: str) -> list[LetterPlace]:
+def letters_naming(lake: Lake, user_id: str) -> list[LetterPlace]:
     """Return the letters whose value, key or words name a user; reads every letter's bytes.
 
     Raises:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from sinks.errors import RedriveRunningError
+from sinks.lake_root import Lake, is_remote, local_folder
 from sinks.letter_reads import LogPosition, topic_id_of
 from sinks.tables import REDRIVES, arrow_schema
 
@@ -66,7 +67,7 @@ class Attempt:
         return replace(self, target_partition=partition, target_offset=offset, redriven_ms=now_ms)
 
 
-def read_attempts(lake: Path) -> dict[LogPosition, Attempt]:
+def read_attempts(lake: Lake) -> dict[LogPosition, Attempt]:
     """Return the last step that was taken with each letter that was ever redriven.
 
     Raises:
@@ -79,14 +80,14 @@ class RedriveLog:
     """The one writer of `redrives`, from `with` to its end.
 
     Args:
-        lake: folder of the lake; made when it is not there.
+        lake: its folder is made when it is not there.
 
     Raises (on entering):
         RedriveRunningError: another process has it.
         LakeUnavailableError: the table cannot be read.
     """
 
-    def __init__(self, lake: Path) -> None:
+    def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._lock = -1
         self._sequence = 0
@@ -118,14 +119,8 @@ class RedriveLog:
     def __enter__(self) -> Self:
         from sinks.delta import DeltaAppender
 
-        self._lake.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._lake / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die, however we do
-        except BlockingIOError:
-            os.close(lock)
-            raise RedriveRunningError(f"{_NOTHING_DONE}.", hint="Wait until it has ended, then try again.") from None
-        self._lock = lock
+        if not is_remote(self._lake):  # there, the second is refused by the number of its first append
+            self._take_lock(local_folder(self._lake, "A redrive"))
         self._appender = DeltaAppender(self._lake, REDRIVES)
         self._attempts, self._sequence = _read(self._lake)
         return self
@@ -133,8 +128,19 @@ class RedriveLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
         self._appender = None
+
+    def _take_lock(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die, however we do
+        except BlockingIOError:
+            os.close(lock)
+            raise RedriveRunningError(f"{_NOTHING_DONE}.", hint="Wait until it has ended, then try again.") from None
+        self._lock = lock
 
     def _append(self, step: str, attempts: Sequence[Attempt]) -> None:
         from sinks.delta import TablePart
@@ -153,7 +159,7 @@ class RedriveLog:
         self._attempts.update((attempt.letter, attempt) for attempt in attempts)
 
 
-def _read(lake: Path) -> tuple[dict[LogPosition, Attempt], int]:
+def _read(lake: Lake) -> tuple[dict[LogPosition, Attempt], int]:
     from sinks.delta import explained, opened
 
     path = lake / REDRIVES.name

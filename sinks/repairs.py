@@ -6,11 +6,13 @@ was not stored after all is harmless: the next fold of that user takes the order
 
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from config.definition import DEFINITION_VERSION, versioned
 from sinks.lake import Appender
 from sinks.lake_reads import PartitionLog
+from sinks.lake_root import Lake
 from sinks.rows import FeatureLogRow, PartitionFlush
 from sinks.tables import FEATURE_LOG, REPAIRS, LakeTable
 
@@ -30,7 +32,7 @@ class RepairNote(NamedTuple):
     version: int
 
 
-def _delta_appender(root: Path, table: LakeTable) -> Appender:
+def _delta_appender(root: Lake, table: LakeTable) -> Appender:
     from sinks.delta import DeltaAppender  # it imports the Delta library, which a command may never need
 
     return DeltaAppender(root, table)
@@ -43,17 +45,17 @@ class RepairSink:
     it succeeded is recognised, and the worker's own ids are left alone.
 
     Args:
-        root: folder of the lake.
+        root: the lake.
         fold_order: `log` or `event_time`.
         open_table: what appends to a table.
     """
 
     def __init__(
         self,
-        root: Path,
+        root: Lake,
         log: PartitionLog,
         fold_order: str,
-        open_table: Callable[[Path, LakeTable], Appender] = _delta_appender,
+        open_table: Callable[[Lake, LakeTable], Appender] = _delta_appender,
     ) -> None:
         self._lake = root
         self._log = log
@@ -119,22 +121,25 @@ class RepairSink:
         appender.append([TablePart(app_id, last_version - table.position_base, rows)])
 
 
-def corrected_versions(lake: Path, log: PartitionLog) -> dict[str, int]:
+def corrected_versions(lake: Lake, log: PartitionLog) -> dict[str, int]:
     """Return the users that were repaired in event-time order, and the version up to which that order holds.
 
-    Every later fold takes their events below that version in event-time order, and the others in log order.
+    Every later fold takes their events below that version in event-time order, and the others in log order. What an
+    earlier definition version has repaired so counts too: which events came back is told by the log.
 
     Raises:
         LakeUnavailableError: the table cannot be read.
     """
     found: dict[str, int] = {}
-    for users, versions in _columns(lake, REPAIRS, log, ("user_id", "version"), ("fold_order", "==", EVENT_TIME)):
-        for user_id, version in zip(users, versions, strict=True):
-            found[user_id] = max(version, found.get(user_id, 0))
+    for definition in range(1, DEFINITION_VERSION + 1):
+        table = replace(REPAIRS, name=versioned("repairs", definition))
+        for users, versions in _columns(lake, table, log, ("user_id", "version"), ("fold_order", "==", EVENT_TIME)):
+            for user_id, version in zip(users, versions, strict=True):
+                found[user_id] = max(version, found.get(user_id, 0))
     return found
 
 
-def _held_states(lake: Path, log: PartitionLog, first_ms: int) -> set[tuple[str, int, int]]:
+def _held_states(lake: Lake, log: PartitionLog, first_ms: int) -> set[tuple[str, int, int]]:
     names = ("user_id", "version", "servable_ms")
     held: set[tuple[str, int, int]] = set()
     for columns in _columns(lake, FEATURE_LOG, log, names, ("servable_ms", ">=", first_ms)):
@@ -142,7 +147,7 @@ def _held_states(lake: Path, log: PartitionLog, first_ms: int) -> set[tuple[str,
     return held
 
 
-def _columns(lake: Path, table: LakeTable, log: PartitionLog, names: Sequence[str], also: tuple[str, str, Any]) -> Any:
+def _columns(lake: Lake, table: LakeTable, log: PartitionLog, names: Sequence[str], also: tuple[str, str, Any]) -> Any:
     """Yield some columns of a partition's rows as lists, a piece of the table at a time."""
     from pyarrow import compute as pc
 

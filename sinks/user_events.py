@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from schemas.event import Event
 from sinks.lake_reads import PartitionLog, held_offset
+from sinks.lake_root import Lake
 from sinks.tables import DEAD_LETTERS, EVENT_COLUMNS, RAW_EVENTS
 
 OFFSETS_AT_ONCE: Final = 131_072
@@ -28,7 +28,7 @@ class LakeReach(NamedTuple):
     first_append_ms: int
 
 
-def lake_position(lake: Path, log: PartitionLog) -> int:
+def lake_position(lake: Lake, log: PartitionLog) -> int:
     """Return the offset below which the lake holds every record of the partition; 0 when it holds none.
 
     Raises:
@@ -39,7 +39,7 @@ def lake_position(lake: Path, log: PartitionLog) -> int:
     return 1 + max(-1 if offset is None else offset for offset in held)
 
 
-def lake_reach(lake: Path, log: PartitionLog) -> LakeReach | None:
+def lake_reach(lake: Lake, log: PartitionLog) -> LakeReach | None:
     """Return where the lake's part of the partition begins; None when it holds nothing of it.
 
     Raises:
@@ -53,7 +53,7 @@ def lake_reach(lake: Path, log: PartitionLog) -> LakeReach | None:
     return min(found, default=None)
 
 
-def event_counts(lake: Path, log: PartitionLog, *, users: Collection[str] | None = None) -> Counter[str]:
+def event_counts(lake: Lake, log: PartitionLog, *, users: Collection[str] | None = None) -> Counter[str]:
     """Count the events of each user.
 
     Args:
@@ -72,7 +72,7 @@ def event_counts(lake: Path, log: PartitionLog, *, users: Collection[str] | None
 
 
 def events_in_log_order(
-    lake: Path, log: PartitionLog, first_offset: int, end_offset: int
+    lake: Lake, log: PartitionLog, first_offset: int, end_offset: int
 ) -> Iterator[list[tuple[int, Event]]]:
     """Yield the events of all users from `first_offset` to before `end_offset`, a piece of the log at a time.
 
@@ -86,7 +86,7 @@ def events_in_log_order(
 
 
 def events_in_time_order(
-    lake: Path, log: PartitionLog, end_offset: int, *, users: Collection[str]
+    lake: Lake, log: PartitionLog, end_offset: int, *, users: Collection[str]
 ) -> Iterator[list[tuple[int, Event]]]:
     """Yield the events of some users before `end_offset` by (event time, offset); all are held in memory, as Arrow.
 
@@ -98,7 +98,7 @@ def events_in_time_order(
 
 
 def _sorted_rows(
-    lake: Path, log: PartitionLog, stretch: tuple[int, int], users: Collection[str] | None, by: list[str]
+    lake: Lake, log: PartitionLog, stretch: tuple[int, int], users: Collection[str] | None, by: list[str]
 ) -> Iterator[Any]:
     import pyarrow as pa
 
@@ -117,7 +117,7 @@ def _events(rows: Any) -> Iterator[list[tuple[int, Event]]]:
 
 
 def _batches(
-    lake: Path,
+    lake: Lake,
     table: str,
     log: PartitionLog,
     columns: list[str],
