@@ -10,10 +10,11 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Bytes, Float64, Int64, String
 from feast.value_type import ValueType
 
+from config.definition import versioned
 from feature_repo.lake_table import LakeTable
 from feature_repo.layout import JOIN_KEY, STATE
 from feature_repo.on_demand import AS_OF, OUTPUTS, STATE_STATUS
-from features.catalog import ON_DEMAND_VIEW, VIEWS, View
+from features.catalog import ON_DEMAND_VIEW, READ_REQUEST, VIEWS, View
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 
 _DTYPES = {"int": Int64, "float": Float64, "bool": Bool, "strings": Array(String)}
@@ -26,7 +27,7 @@ user = Entity(
 def _push_source(view: View) -> PushSource:
     table = LakeTable(
         name=f"{view.view}_log",
-        table="feature_log",
+        table=versioned("feature_log"),
         timestamp_field="event_timestamp",
         description=f"Each state pushed to {view.view}; event_timestamp is when it became readable (servable_ms).",
     )
@@ -48,11 +49,11 @@ def _state_view(view: View, source: PushSource) -> FeatureView:
 
 user_clicks_push = _push_source(VIEWS[CLICKS_TOPIC])
 user_carts_push = _push_source(VIEWS[CARTS_TOPIC])
-user_clicks_v1 = _state_view(VIEWS[CLICKS_TOPIC], user_clicks_push)
-user_carts_v1 = _state_view(VIEWS[CARTS_TOPIC], user_carts_push)
+user_clicks = _state_view(VIEWS[CLICKS_TOPIC], user_clicks_push)
+user_carts = _state_view(VIEWS[CARTS_TOPIC], user_carts_push)
 
 read_request = RequestSource(
-    name="session_features_request",
+    name=READ_REQUEST,
     schema=[Field(name=AS_OF, dtype=Int64)],
     description="The instant to answer for, milliseconds UTC; null for the newest event time.",
 )
@@ -60,7 +61,7 @@ read_request = RequestSource(
 
 @on_demand_feature_view(
     name=ON_DEMAND_VIEW,
-    sources=[user_clicks_v1, user_carts_v1, read_request],
+    sources=[user_clicks, user_carts, read_request],
     # without descriptions: Feast compares these fields with those that it infers, and wants them equal
     schema=[
         *(Field(name=output.name, dtype=_DTYPES[output.dtype]) for output in OUTPUTS),
@@ -79,6 +80,6 @@ def session_features(inputs: dict[str, list]) -> dict[str, list]:  # type: ignor
 session_features_service = FeatureService(
     name=ON_DEMAND_VIEW,
     # the states too: their timestamps and versions tell freshness
-    features=[session_features, user_clicks_v1, user_carts_v1],
+    features=[session_features, user_clicks, user_carts],
     description="Features with what tells their freshness. Read with full_feature_names=True.",
 )

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from config.definition import VERSIONS_BESIDE
 from feature_repo.errors import OnlineStoreError
 from feature_repo.layout import KeyTemplate, view_fields
 from feature_repo.scripts import Row, RowScript
-from features.catalog import VIEWS
+from features.catalog import VIEWS, views_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -53,7 +54,7 @@ class ErasedStates:
         self._script = RowScript(Path(__file__).with_name("erase_user.lua"))
 
     def erase(self, user_id: str, up_to: Sequence[Mark]) -> dict[str, int]:
-        """Erase the states of a user, and leave a mark of each; idempotent, blocking.
+        """Erase the states of a user, of every definition version, and leave a mark of each; idempotent, blocking.
 
         Args:
             user_id: as it is stored.
@@ -61,7 +62,7 @@ class ErasedStates:
                 `ANY_VERSION` for every topic all that there is of the user goes.
 
         Returns:
-            The version of what was erased, by topic.
+            The version of what was erased, by topic; of two definition versions the greater.
 
         Raises:
             OnlineStoreError: Redis does not answer, or is a cluster, where two keys cannot be changed in one instant.
@@ -69,28 +70,34 @@ class ErasedStates:
         if self._connections.is_cluster:
             raise OnlineStoreError("Users cannot be erased from a Redis Cluster.", hint="Use a single Redis.")
         erases_all = [mark.version for mark in up_to] == [ANY_VERSION] * len(VIEWS)
-        arguments = [b"all" if erases_all else b"some", *(argument for mark in up_to for argument in _arguments(mark))]
+        each = [(mark, definition) for mark in up_to for definition in VERSIONS_BESIDE]
+        arguments = [b"all" if erases_all else b"some", *(argument for one in each for argument in _arguments(*one))]
         rows = [Row(self._template.key(user_id), ()), Row(self._marks_key, ())]
         answers = self._script.run(self._connections, arguments, rows)
-        told = itertools.chain.from_iterable(answers)
-        return {
-            mark.topic: int.from_bytes(version, "big") for mark, version in zip(up_to, told, strict=True) if version
-        }
+        erased: dict[str, int] = {}
+        for (mark, _), version in zip(each, itertools.chain.from_iterable(answers), strict=True):
+            if version:
+                erased[mark.topic] = max(int.from_bytes(version, "big"), erased.get(mark.topic, 0))
+        return erased
 
     def versions(self, user_id: str) -> dict[str, int]:
-        """Return the version of each state of a user, by topic; blocking.
+        """Return the version of each state of a user, by topic; of two definition versions the greater; blocking.
 
         Raises:
             OnlineStoreError: Redis does not answer.
         """
-        fields = {topic: view_fields(view.view).state for topic, view in VIEWS.items()}
+        fields = [
+            (topic, view_fields(view.view).state)
+            for definition in VERSIONS_BESIDE
+            for topic, view in views_of(definition).items()
+        ]
         with self._connections.explained():
-            values = self._connections.blocking().hmget(self._template.key(user_id), list(fields.values()))
-        return {
-            topic: int.from_bytes(value[-_VERSION_BYTES:], "big")
-            for topic, value in zip(fields, values, strict=True)
-            if value
-        }
+            values = self._connections.blocking().hmget(self._template.key(user_id), [field for _, field in fields])
+        found: dict[str, int] = {}
+        for (topic, _), value in zip(fields, values, strict=True):
+            if value:
+                found[topic] = max(int.from_bytes(value[-_VERSION_BYTES:], "big"), found.get(topic, 0))
+        return found
 
     def users(self) -> Iterator[list[str]]:
         """Yield every user of the project who has a state, as stored, some at a time; blocking.
@@ -140,8 +147,8 @@ class ErasedStates:
         self._connections.close_blocking()
 
 
-def _arguments(mark: Mark) -> tuple[bytes, ...]:
-    fields = view_fields(VIEWS[mark.topic].view)
+def _arguments(mark: Mark, definition: int) -> tuple[bytes, ...]:
+    fields = view_fields(views_of(definition)[mark.topic].view)
     return fields.state, fields.timestamp, _field(mark), mark.version.to_bytes(_VERSION_BYTES, "big")
 
 

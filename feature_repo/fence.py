@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.definition import versioned
 from config.settings import Settings
 from feature_repo.connections import RedisConnections
 from feature_repo.errors import OnlineStoreError
@@ -65,8 +66,8 @@ class FenceMove:
 
 
 def fence_key(project: str, topic: str) -> str:
-    """Name the hash that holds a topic's fences."""
-    return f"{project}:fence:{topic}"
+    """Name the hash that holds a topic's fences, of this definition version."""
+    return f"{project}:{versioned('fence')}:{topic}"
 
 
 class FenceStore:

@@ -103,7 +103,7 @@ def _repo_contents(project: str) -> Any:
     return RepoContents(
         projects=[Project(name=project)],
         data_sources=[*sources, *(source.batch_source for source in sources), definitions.read_request],
-        feature_views=[definitions.user_clicks_v1, definitions.user_carts_v1],
+        feature_views=[definitions.user_clicks, definitions.user_carts],
         on_demand_feature_views=[definitions.session_features],
         stream_feature_views=[],
         label_views=[],

@@ -18,15 +18,17 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 
 from feature_repo.addresses import process_addresses
 from feature_repo.errors import RegistryConflictError, RegistryError
+from feature_repo.registry_versions import keep, versions_in, with_others_of, without_others
 
 _LOCK_TIMEOUT_S = 10.0
+_WRITE = "INSERT OR REPLACE INTO feast_registry VALUES (1, ?, ?)"
 _TABLE = """CREATE TABLE IF NOT EXISTS feast_registry (
     id INTEGER PRIMARY KEY CHECK (id = 1), version_id TEXT NOT NULL, registry BLOB NOT NULL
 )"""
 
 
 class SqliteRegistryStore(RegistryStore):
-    """The registry of all projects, as one row of one table.
+    """The registry of all projects, as one row of one table; other definition versions are neither seen nor changed.
 
     Args:
         registry_config: its `path` names the file; empty, the settings do.
@@ -51,7 +53,35 @@ class SqliteRegistryStore(RegistryStore):
             self._version_id = ""
             return RegistryProto(registry_schema_version=REGISTRY_SCHEMA_VERSION)
         self._version_id = row[0]
-        return RegistryProto.FromString(row[1])
+        return without_others(RegistryProto.FromString(row[1]))
+
+    def stored_versions(self, project: str) -> list[int]:
+        """Return the definition versions that were applied to a project, ascending.
+
+        Raises:
+            RegistryError: the file cannot be read.
+        """
+        if not self._path.is_file():
+            return []
+        with self._open() as database:
+            row = _stored(database)
+        return [] if row is None else versions_in(RegistryProto.FromString(row[1]), project)
+
+    def retire(self, project: str, version: int) -> None:
+        """Remove the definitions of a version from a project.
+
+        Raises:
+            RegistryError: the file cannot be read or written.
+        """
+        with self._open() as database:
+            database.execute("BEGIN IMMEDIATE")
+            row = _stored(database)
+            if row is not None:
+                registry = RegistryProto.FromString(row[1])
+                keep(registry, lambda *found: found != (project, version))
+                registry.version_id = str(uuid.uuid4())
+                database.execute(_WRITE, (registry.version_id, registry.SerializeToString()))
+            database.execute("COMMIT")
 
     def update_registry_proto(self, registry_proto: Any) -> None:
         """Write the registry, if nobody else has since it was read here.
@@ -74,8 +104,9 @@ class SqliteRegistryStore(RegistryStore):
                     f"Another process changed the Feast registry in {self._path} meanwhile.",
                     hint="Apply again: it reads the registry anew.",
                 )
-            values = (version_id, registry_proto.SerializeToString())
-            database.execute("INSERT OR REPLACE INTO feast_registry VALUES (1, ?, ?)", values)
+            if row is not None:
+                registry_proto = with_others_of(registry_proto, RegistryProto.FromString(row[1]))
+            database.execute(_WRITE, (version_id, registry_proto.SerializeToString()))
             database.execute("COMMIT")
         self._version_id = version_id
 

@@ -2,13 +2,14 @@
 
 Feast's fields, Delta's columns, the Flink job and docs/reference/features.md derive from it. To add one over the sums
 that exist, add a line to `FEATURES`, and a test. A new measure (features/spans.py) is a new state layout; a changed
-definition is a new `DEFINITION_VERSION`, with views of its own beside the old.
+definition is a new `DEFINITION_VERSION` (config/definition.py), with views of its own beside the old.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from config.definition import DEFINITION_VERSION, versioned
 from features.spans import (
     LAST_PRODUCTS,
     WINDOWS,
@@ -30,6 +31,7 @@ __all__ = [
     "DEFINITION_VERSION",
     "FEATURES",
     "ON_DEMAND_VIEW",
+    "READ_REQUEST",
     "STATUS_FIELDS",
     "VIEWS",
     "WINDOWS",
@@ -39,9 +41,8 @@ __all__ = [
     "View",
     "Window",
     "as_markdown",
+    "views_of",
 ]
-
-DEFINITION_VERSION: Final = 1
 
 Dtype = Literal["int", "float", "bool", "strings"]
 
@@ -85,11 +86,20 @@ class View:
     push_source: str
 
 
-VIEWS: Final[Mapping[str, View]] = {
-    CLICKS_TOPIC: View(CLICKS_TOPIC, f"user_clicks_v{DEFINITION_VERSION}", "user_clicks_push"),
-    CARTS_TOPIC: View(CARTS_TOPIC, f"user_carts_v{DEFINITION_VERSION}", "user_carts_push"),
-}
+_STATES_OF: Final = {CLICKS_TOPIC: "user_clicks", CARTS_TOPIC: "user_carts"}
+
+
+def views_of(version: int) -> dict[str, View]:
+    """Return the views of a definition version, by topic."""
+    return {
+        topic: View(topic, f"{name}_v{version}", versioned(f"{name}_push", version))
+        for topic, name in _STATES_OF.items()
+    }
+
+
+VIEWS: Final[Mapping[str, View]] = views_of(DEFINITION_VERSION)
 ON_DEMAND_VIEW: Final = f"session_features_v{DEFINITION_VERSION}"
+READ_REQUEST: Final = versioned("session_features_request")
 
 
 class _Kind(NamedTuple):

@@ -4,9 +4,11 @@ Times are integer milliseconds UTC, as everywhere else, so that a value read fro
 written; each table has a real date beside them, by which it is partitioned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from config.definition import DEFINITION_VERSION, VERSIONS_BESIDE, versioned
 from sinks.derived_tables import DERIVED_TABLES
 from sinks.lake_table import Column, ColumnType, LakeTable
 
@@ -21,6 +23,7 @@ __all__ = [
     "FEATURE_LOG",
     "LAKE_TABLES",
     "OPEN_FATE",
+    "OTHER_VERSIONS_TABLES",
     "RAW_EVENTS",
     "REDRIVES",
     "REPAIRS",
@@ -81,7 +84,7 @@ RAW_EVENTS: Final = LakeTable(
 )
 
 FEATURE_LOG: Final = LakeTable(
-    name="feature_log",
+    name=versioned("feature_log"),
     description="Each state that was pushed to the online store, once. After a crash, versions that were superseded "
     "within the last flush interval may be missing. Written by the worker; a repair may write a version again, in a "
     "greater generation.",
@@ -151,7 +154,7 @@ REDRIVES: Final = LakeTable(
 )
 
 REPAIRS: Final = LakeTable(
-    name="repairs",
+    name=versioned("repairs"),
     description="Each time that a user's state was built anew from this lake: a row just before the state was offered "
     "to the online store. A user's greatest version of order `event_time` is the place up to which every later fold "
     "takes the user's events in event-time order. Written by replay and redrive.",
@@ -203,7 +206,18 @@ OPEN_FATE: Final = "open"
 LAKE_TABLES: Final[Mapping[str, LakeTable]] = {
     table.name: table for table in (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS, REDRIVES, REPAIRS, ERASURES)
 }
-ALL_TABLES: Final[Mapping[str, LakeTable]] = {**LAKE_TABLES, **{table.name: table for table in DERIVED_TABLES}}
+_OWN_TABLES: Final = {**LAKE_TABLES, **{table.name: table for table in DERIVED_TABLES}}
+# what other definition versions write beside this one, or have left
+OTHER_VERSIONS_TABLES: Final[Sequence[LakeTable]] = tuple(
+    replace(table, name=versioned(name, version))
+    for version in VERSIONS_BESIDE
+    for name, table in (("feature_log", FEATURE_LOG), ("repairs", REPAIRS))
+    if version != DEFINITION_VERSION
+)
+ALL_TABLES: Final[Mapping[str, LakeTable]] = {
+    **_OWN_TABLES,
+    **{table.name: table for table in OTHER_VERSIONS_TABLES},
+}
 
 
 def application_id(topic_id: str, partition: int, table: LakeTable) -> str:
@@ -240,7 +254,7 @@ def reference_page() -> str:
         "are in the table's log: filter by them, and most files are not opened. Rows of one partition are in log order",
         "within a file; sort by `topic`, `partition`, `offset` to read in log order.",
     ]
-    for table in ALL_TABLES.values():
+    for table in _OWN_TABLES.values():
         lines += ["", f"## `{table.name}`", "", table.description, ""]
         lines += ["| column | type | null | skipping | meaning |", "|---|---|---|---|---|"]
         lines += [

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from config.definition import DEFINITION_VERSION
 from feature_repo.fence import Fence, PartitionStatus
 from schemas.topics import TopicInfo
 from streams.errors import LogEpochError
@@ -19,7 +20,8 @@ async def plan_start(
 
     A worker starts at the smaller of the committed offset (what every sink has) and the fence (what the online store
     has), so a Redis that was restored from an older copy is caught up. A lost fence where offsets were committed means
-    a lost Redis: the partition is REBUILDING until a replay has repaired its states.
+    a lost Redis: the partition is REBUILDING until a replay has repaired its states. So it is when a definition version
+    begins where an earlier one had committed.
 
     Returns:
         The progress of each partition, and how many records retention removed unread, where that is not 0.
@@ -35,10 +37,10 @@ async def plan_start(
     expired: dict[TopicPartition, int] = {}
     for tp in partitions:
         fence = known[tp.topic].get(tp.partition)
-        committed, earliest, end = positions[tp]
+        committed, earliest, end, inherited = positions[tp]
         _check_epoch(tp, logs[tp.topic], fence)
         status, since_ms = _status(tp, fence, positions[tp], clock)
-        wanted = _first_offset(fence, committed)
+        wanted = _first_offset(fence, inherited if committed is None else committed)
         if wanted is not None and wanted < earliest:
             expired[tp] = earliest - wanted
             logger.error(
@@ -80,6 +82,13 @@ def _status(tp: TopicPartition, fence: Fence | None, positions: Positions, clock
             "%s-%d: offsets were committed up to %d but the online store has no fence: it was emptied. "
             "The partition is REBUILDING: new states are partial until `shopstream replay --into online` repairs them.",
             tp.topic, tp.partition, committed,
+        )  # fmt: skip
+        return PartitionStatus.REBUILDING, clock.now_ms()
+    if positions.inherited:
+        logger.warning(
+            "%s-%d: definition version %d begins at offset %d, which an earlier version had committed. The partition "
+            "is REBUILDING: its states are partial until `shopstream replay --into online` gives them what was before.",
+            tp.topic, tp.partition, DEFINITION_VERSION, positions.inherited,
         )  # fmt: skip
         return PartitionStatus.REBUILDING, clock.now_ms()
     return PartitionStatus.LIVE, clock.now_ms()

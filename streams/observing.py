@@ -12,6 +12,7 @@ import psutil
 import tenacity
 from prometheus_client.parser import text_string_to_metric_families
 
+from config.definition import versioned
 from config.settings import Settings
 from schemas.errors import BrokerUnavailableError
 from schemas.event import EVENT_TOPICS
@@ -185,10 +186,15 @@ def is_passing(error: BaseException) -> bool:
     }
 
 
+def workers_folder(settings: Settings) -> Path:
+    """Return where the workers of this definition version say where their metrics are."""
+    return settings.home / versioned("workers")
+
+
 def read_workers(settings: Settings) -> WorkerReport:
     """Add up what the workers that were started under this home report; a worker that is gone is left out."""
     report = WorkerReport()
-    for path in sorted((settings.home / "workers").glob("*.json")):
+    for path in sorted(workers_folder(settings).glob("*.json")):
         try:
             entry = json.loads(path.read_text())
         except (OSError, ValueError):

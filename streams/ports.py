@@ -28,11 +28,14 @@ class Positions(NamedTuple):
         committed: next offset of the consumer group; None before its first commit.
         earliest: oldest offset that retention has left.
         end: next offset that a new record will get.
+        inherited: what the group of an earlier definition version has committed, where this one has nothing yet: the
+            lake and the dead letters, which versions share, hold all before it.
     """
 
     committed: int | None
     earliest: int
     end: int
+    inherited: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from streams.kafka_offsets import KafkaOffsets
 from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
+from streams.observing import workers_folder
 from streams.ownership import PartitionOwner
 from streams.ports import Decoder, Lake, Letters
 from streams.privacy import LakeWithoutOriginals, LettersWithoutOriginals, PseudonymDecoder
@@ -114,7 +115,7 @@ def build_app(
         owners=PartitionOwners.beside(store),
         log_watch=log_watch,
     )
-    endpoint = MetricsEndpoint(settings.worker, registry, settings.home / "workers")
+    endpoint = MetricsEndpoint(settings.worker, registry, workers_folder(settings))
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
     return app
 

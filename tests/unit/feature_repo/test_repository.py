@@ -57,7 +57,7 @@ def test_the_definitions_derive_from_the_catalog() -> None:
     names = [feature.name for feature in definitions.session_features.features]
     outputs = [*(feature.name for feature in FEATURES), *(field.name for field in STATUS_FIELDS)]
     assert names == [*outputs, "state_status"]
-    views = [definitions.user_clicks_v1, definitions.user_carts_v1]
+    views = [definitions.user_clicks, definitions.user_carts]
     assert [view.name for view in views] == [view.view for view in VIEWS.values()]
     assert [view.stream_source.name for view in views] == [view.push_source for view in VIEWS.values()]
     assert all([feature.name for feature in view.features] == ["state"] for view in views)

@@ -80,3 +80,19 @@ def test_records_that_retention_removed_are_counted_not_skipped_in_silence() -> 
 def test_another_log_of_the_same_name_is_refused(epoch: str) -> None:
     with pytest.raises(LogEpochError, match="another log"):
         start(Positions(5, 0, 9), fence_at(5, epoch))
+
+
+def test_a_definition_version_begins_where_an_earlier_one_had_committed_and_is_rebuilding() -> None:
+    progress, _ = start(Positions(committed=None, earliest=2, end=9, inherited=6), None)
+    assert (progress.next_offset, progress.status) == (6, PartitionStatus.REBUILDING)
+    assert progress.committed_offset is None  # so that its own group commits
+
+
+def test_a_definition_version_that_a_replay_has_built_goes_on_at_its_fence() -> None:
+    progress, _ = start(Positions(committed=None, earliest=2, end=9, inherited=6), fence_at(5))
+    assert (progress.next_offset, progress.status) == (5, PartitionStatus.LIVE)
+
+
+def test_what_an_earlier_version_has_committed_counts_only_before_the_first_commit() -> None:
+    progress, _ = start(Positions(committed=3, earliest=2, end=9, inherited=6), fence_at(4))
+    assert progress.next_offset == 3
