@@ -9,7 +9,7 @@ from typing import Any, Final
 from config.errors import ShopstreamError
 from config.settings import Settings
 from replay.errors import NotRetainedError
-from replay.sources import LakeReach, LogEntry, Piece, entries_of
+from replay.sources import Former, LakeReach, LakeSource, LogEntry, Piece, entries_of
 from schemas.codec import Codec, SchemaSource
 from schemas.dead_letter import DeadLetter
 from schemas.event import Event, Record
@@ -17,6 +17,7 @@ from schemas.kafka_client import access_error, broker_unavailable, client_settin
 from schemas.privacy import Pseudonyms
 from schemas.registry import RegistryClient
 from sinks.lake_reads import PartitionLog
+from sinks.log_moves import read_log_moves
 from sinks.repairs import corrected_versions
 from streams.adapters import CodecDecoder
 from streams.privacy import PseudonymDecoder
@@ -62,7 +63,10 @@ class KafkaSource:
         self.letter_count = 0
 
     def position(self, log: PartitionLog) -> int:
-        """Return the next offset that the partition will give."""
+        """Return the next offset that the partition will give; where the log ends if another took over from it."""
+        ended = read_log_moves(self._settings.lake_path).end_offset(log)
+        if ended is not None:
+            return ended
         with self._consumer() as consumer:
             return self._watermarks(consumer, log)[1]
 
@@ -97,6 +101,15 @@ class KafkaSource:
     def corrected(self, log: PartitionLog) -> Mapping[str, int]:
         """Return the users that were repaired in event-time order, as the lake tells; nobody without a lake."""
         return corrected_versions(self._settings.lake_path, log)
+
+    def former(self, log: PartitionLog) -> Former | None:
+        """Return what the log follows; the log of a topic that is gone is read from the lake."""
+        lake = self._settings.lake_path
+        before = read_log_moves(lake).before(log)
+        if before is None:
+            return None
+        is_same_topic = all(earlier.topic_id == log.topic_id for earlier in before.former)
+        return Former(before.first_offset, before.former, self if is_same_topic else LakeSource(lake))
 
     def in_log_order(self, log: PartitionLog, first_offset: int, end_offset: int) -> Iterator[list[LogEntry]]:
         """Yield what is retained of a stretch."""

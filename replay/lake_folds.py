@@ -3,22 +3,31 @@
 All states here were built from nothing: generation 0, built from 0, and as version the user's last offset + 1. Users
 that were once repaired in event-time order are folded in that order up to that repair's version, and in log order from
 there on, as live does.
+
+The users of a log that took over from another (`log_moves`) begin with the states of the former one, at the version
+where the log begins.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
+from itertools import islice
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from features.apply import fold
 from features.state import Trailer, read_trailer, with_trailer
-from replay.sources import EventSource
+from replay.sources import EventSource, Former
 from schemas.event import Event
 from sinks.lake_reads import PartitionLog
+from sinks.log_moves import is_of
 
 IsErased = Callable[[str, int], bool]
+ErasedIn = Callable[[PartitionLog], IsErased]
 
 EVENTS_AT_ONCE: Final = 250_000
+EVENTS_TOGETHER: Final = 65_536
 NO_LIMIT: Final = 2**63 - 1
 
 
@@ -34,6 +43,11 @@ def never(_user_id: str, _offset: int) -> bool:
     return False
 
 
+def never_in(_log: PartitionLog) -> IsErased:
+    """Tell that nothing was erased from any log."""
+    return never
+
+
 class LakeFold:
     """The states of users of one partition, as of `position`; blocking.
 
@@ -43,6 +57,7 @@ class LakeFold:
         source: what is folded.
         users: whom; None for all that the source holds.
         is_erased: tells of (user id, offset) whether the event was erased and must not come back.
+        erased_in: gives the same for a log that this one follows.
 
     Attributes:
         states: by user, without those of `forget`; who has no event is absent.
@@ -58,12 +73,16 @@ class LakeFold:
         *,
         users: Collection[str] | None = None,
         is_erased: IsErased = never,
+        erased_in: ErasedIn = never_in,
     ) -> None:
         self._source = source
         self._log = log
         self._order = order
         self._users = None if users is None else frozenset(users)
         self._is_erased = is_erased
+        self._erased_in = erased_in
+        self._former: Former | None = None
+        self._has_begun = False
         self._forgotten: set[str] = set()
         self._corrected: Mapping[str, int] = {}
         self.states: dict[str, bytes] = {}
@@ -76,17 +95,24 @@ class LakeFold:
         Raises:
             LakeUnavailableError, BrokerUnavailableError: the source cannot be read.
         """
+        has_begun, self._has_begun = self._has_begun, True
+        if not has_begun:
+            self._former = self._source.former(self._log)
         position = self._source.position(self._log)
-        if position <= self.position:
+        if position <= self.position and has_begun:
             return False
-        first, self.position = self.position, position
+        first, self.position = self.position, max(position, self.position)
+        if self._former is not None and not has_begun:
+            first = self._former.first_offset
+            if self._order is FoldOrder.LOG:
+                self._begin(self._former)
         if self._order is FoldOrder.EVENT_TIME:
             self._corrected = dict.fromkeys(self._everybody(), NO_LIMIT)
         else:
             self._corrected = self._source.corrected(self._log)
             self._fold_on(first)
         self._fold_corrected(user_id for user_id in self._corrected if self._is_wanted(user_id))
-        return True
+        return not has_begun or position > first
 
     def heed_corrections(self) -> None:
         """Fold those users again that somebody else has begun to repair in event-time order since they were folded.
@@ -100,11 +126,12 @@ class LakeFold:
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
 
-    def start_over(self, is_erased: IsErased) -> None:
+    def start_over(self, is_erased: IsErased, erased_in: ErasedIn = never_in) -> None:
         """Fold from the beginning, with other erasures; who was forgotten stays so."""
-        self._is_erased = is_erased
+        self._is_erased, self._erased_in = is_erased, erased_in
         self.states.clear()
         self.position = 0
+        self._has_begun = False
 
     def forget(self, user_id: str) -> None:
         """Drop a user's state, now and for good."""
@@ -115,7 +142,26 @@ class LakeFold:
         return (self._users is None or user_id in self._users) and user_id not in self._forgotten
 
     def _everybody(self) -> Collection[str]:
-        return self._source.counts(self._log) if self._users is None else self._users
+        return _counts(self._parts(), None) if self._users is None else self._users
+
+    def _begin(self, former: Former) -> None:
+        """Take over the states of the former log."""
+        for log in former.logs:
+            fold_before = LakeFold(
+                former.source, log, FoldOrder.LOG,
+                users=self._users, is_erased=self._erased_in(log), erased_in=self._erased_in,
+            )  # fmt: skip
+            fold_before.read_on()
+            self.event_count += fold_before.event_count
+            for user_id, state in fold_before.states.items():
+                if is_of(self._log, user_id) and self._is_wanted(user_id):
+                    self.states[user_id] = with_trailer(state, Trailer(0, 0, former.first_offset))
+
+    def _parts(self) -> list["LogPart"]:
+        """Return this log and all that it follows, the earliest first."""
+        first_offset = 0 if self._former is None else self._former.first_offset
+        own = LogPart(self._source, self._log, first_offset, self.position, self._is_erased)
+        return [*_earlier_parts(self._former, self._erased_in), own]
 
     def _fold_on(self, first_offset: int) -> None:
         for piece in self._source.in_log_order(self._log, first_offset, self.position):
@@ -130,48 +176,104 @@ class LakeFold:
 
     def _fold_corrected(self, user_ids: Iterator[str]) -> None:
         limits = {user_id: self._corrected[user_id] for user_id in user_ids}
-        self.states.update(
-            fold_corrected(self._source, self._log, limits, self.position, is_erased=self._is_erased) if limits else {}
-        )
+        if limits:
+            self.states.update(fold_corrected(self._parts(), limits))
 
 
-def fold_corrected(
-    source: EventSource, log: PartitionLog, limits: Mapping[str, int], end_offset: int, *, is_erased: IsErased = never
-) -> dict[str, bytes]:
-    """Fold users from the beginning to before `end_offset`: up to a version in event-time order, then in log order.
+class LogPart(NamedTuple):
+    """A part of a user's history: what lies in one log.
+
+    Attributes:
+        first_offset, end_offset: only what lies between is meant; the end is not in it.
+    """
+
+    source: EventSource
+    log: PartitionLog
+    first_offset: int
+    end_offset: int
+    is_erased: IsErased
+
+
+def fold_corrected(parts: Collection[LogPart], limits: Mapping[str, int]) -> dict[str, bytes]:
+    """Fold users from the beginning: up to a version in event-time order, then in log order.
 
     Args:
-        limits: users, and the version up to which the order of event times holds.
+        parts: the logs that they were in, the earliest first.
+        limits: users, and the version in the last log up to which the order of event times holds.
 
     Raises:
         LakeUnavailableError, BrokerUnavailableError: the source cannot be read.
     """
+    *_, last = parts
     states: dict[str, bytes] = {}
-    for users in _chunks(source.counts(log, users=limits)):
+    for users in _chunks(_counts(parts, limits)):
         later: dict[str, list[tuple[int, Event]]] = {}
         counts: dict[str, int] = {}
-        last_offsets: dict[str, int] = {}
-        for piece in source.in_time_order(log, end_offset, users=users):
+        versions: dict[str, int] = {}
+        for piece in _in_time_order(parts, users):
             logs: dict[str, list[tuple[int, Event]]] = {}
-            for offset, event in piece:
+            for log, offset, event in piece:
                 user_id = event.user_id
-                if is_erased(user_id, offset):
-                    continue
-                if offset >= limits[user_id]:
+                if log is last.log and offset >= limits[user_id]:
                     later.setdefault(user_id, []).append((offset, event))
                     continue
                 # their place in this order stands for their offset, so that none is taken for a redelivered one
                 place = counts[user_id] = counts.get(user_id, 0) + 1
-                last_offsets[user_id] = max(offset, last_offsets.get(user_id, 0))
+                version = offset + 1 if log is last.log else last.first_offset
+                versions[user_id] = max(version, versions.get(user_id, 0))
                 logs.setdefault(user_id, []).append((place, event))
             for user_id, entries in logs.items():
                 states[user_id] = fold(states.get(user_id), entries).state
-        for user_id, offset in last_offsets.items():
-            states[user_id] = with_trailer(states[user_id], Trailer(0, 0, offset + 1))
+        for user_id, version in versions.items():
+            states[user_id] = with_trailer(states[user_id], Trailer(0, 0, version))
         for user_id, entries in later.items():
             entries.sort(key=itemgetter(0))
             states[user_id] = _from_nothing(fold(states.get(user_id), entries).state)
     return states
+
+
+def _earlier_parts(former: Former | None, erased_in: ErasedIn) -> list[LogPart]:
+    if former is None:
+        return []
+    found: dict[PartitionLog, LogPart] = {}
+    for log in former.logs:
+        before = former.source.former(log)
+        for part in _earlier_parts(before, erased_in):
+            found.setdefault(part.log, part)
+        first_offset = 0 if before is None else before.first_offset
+        found[log] = LogPart(former.source, log, first_offset, former.source.position(log), erased_in(log))
+    return list(found.values())
+
+
+def _counts(parts: Collection[LogPart], users: Collection[str] | None) -> Counter[str]:
+    """Count the events of users; None for all whose events belong to the last log."""
+    *_, last = parts
+    counts: Counter[str] = Counter()
+    for part in parts:
+        found = part.source.counts(part.log, users=users)
+        if users is None and part is not last:
+            found = Counter({user: count for user, count in found.items() if is_of(last.log, user)})
+        counts += found
+    return counts
+
+
+def _in_time_order(
+    parts: Collection[LogPart], users: Collection[str]
+) -> Iterator[list[tuple[PartitionLog, int, Event]]]:
+    """Yield the events of all parts by (event time, part, offset), some at a time, without those that were erased."""
+    ordered = heapq.merge(
+        *(_ranked(rank, part, users) for rank, part in enumerate(parts)),
+        key=lambda entry: (entry[2].event_time_ms, entry[3], entry[1]),
+    )
+    while piece := [(log, offset, event) for log, offset, event, _ in islice(ordered, EVENTS_TOGETHER)]:
+        yield piece
+
+
+def _ranked(rank: int, part: LogPart, users: Collection[str]) -> Iterator[tuple[PartitionLog, int, Event, int]]:
+    for piece in part.source.in_time_order(part.log, part.end_offset, users=users):
+        for offset, event in piece:
+            if offset >= part.first_offset and not part.is_erased(event.user_id, offset):
+                yield part.log, offset, event, rank
 
 
 def _from_nothing(state: bytes) -> bytes:

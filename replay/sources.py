@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from schemas.event import Event
 from sinks.lake_reads import PartitionLog
 from sinks.lake_root import Lake
+from sinks.log_moves import read_log_moves
 from sinks.log_pieces import Piece, offset_at, read_pieces
 from sinks.repairs import corrected_versions
 from sinks.user_events import (
@@ -18,7 +19,7 @@ from sinks.user_events import (
     lake_reach,
 )
 
-__all__ = ["EventSource", "LakeReach", "LakeSource", "LogEntry", "Piece", "entries_of"]
+__all__ = ["EventSource", "Former", "LakeReach", "LakeSource", "LogEntry", "Piece", "entries_of"]
 
 LogEntry = tuple[int, Event]
 
@@ -56,6 +57,10 @@ class EventSource(Protocol):
         """Return the users that were repaired in event-time order, and the version up to which that order holds."""
         ...
 
+    def former(self, log: PartitionLog, /) -> "Former | None":
+        """Return what the log follows, if it took over from another."""
+        ...
+
     def in_log_order(self, log: PartitionLog, first_offset: int, end_offset: int, /) -> Iterator[list[LogEntry]]:
         """Yield what it holds of the events from `first_offset` to before `end_offset`, (offset, event)."""
         ...
@@ -90,6 +95,20 @@ class EventSource(Protocol):
         ...
 
 
+class Former(NamedTuple):
+    """What a log follows that took over from another (sinks/log_moves.py).
+
+    Attributes:
+        first_offset: the log begins here.
+        logs: partitions of the former log in which its users may have been.
+        source: where those are read.
+    """
+
+    first_offset: int
+    logs: tuple[PartitionLog, ...]
+    source: EventSource
+
+
 class LakeSource:
     """Reads `raw_events`.
 
@@ -122,6 +141,11 @@ class LakeSource:
     def corrected(self, log: PartitionLog) -> Mapping[str, int]:
         """Return the users that were repaired in event-time order, and up to which version."""
         return corrected_versions(self._lake, log)
+
+    def former(self, log: PartitionLog) -> Former | None:
+        """Return what the log follows, if it took over from another."""
+        before = read_log_moves(self._lake).before(log)
+        return None if before is None else Former(before.first_offset, before.former, self)
 
     def in_log_order(self, log: PartitionLog, first_offset: int, end_offset: int) -> Iterator[list[LogEntry]]:
         """Yield events, a piece of the log at a time."""

@@ -4,7 +4,7 @@ States of the new log begin with those of the former one, so whoever folds a log
 after `first_offset` are of the new log; in a topic that got more partitions what lies below is of the former one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import gcd
 from typing import Any, Final, NamedTuple
 
@@ -67,6 +67,14 @@ class LogMoves:
         row = self._by_log.get(log)
         return None if row is None else row.first_offset
 
+    def end_offset(self, log: PartitionLog) -> int | None:
+        """Return where a log ends because the same topic got more partitions; None for any other log."""
+        for row in self.rows:
+            is_next = (row.topic, row.from_epoch, row.partition) == (log.topic, log.log_epoch, log.partition)
+            if is_next and row.to_epoch.rpartition(":")[0] == log.topic_id:
+                return row.first_offset
+        return None
+
     def before(self, log: PartitionLog) -> Succession | None:
         """Return what a log follows; None if it was not moved to."""
         row = self._by_log.get(log)
@@ -79,13 +87,6 @@ class LogMoves:
         return Succession(
             row.first_offset, tuple(PartitionLog(row.from_epoch, row.topic, partition) for partition in former)
         )
-
-    def history(self, log: PartitionLog) -> Iterator[PartitionLog]:
-        """Yield every earlier log that users of a log may have been in, the latest first."""
-        earlier = self.before(log)
-        for former in () if earlier is None else earlier.former:
-            yield former
-            yield from self.history(former)
 
 
 def count_of(log_epoch: str) -> int:
