@@ -18,6 +18,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 from config.definition import versioned
 from config.errors import SettingsError
+from config.lake import LakeSettings
 from config.privacy import PrivacySettings
 from config.security import shown
 from config.services import KafkaSettings, RedisSettings, RegistrySettings, Section
@@ -34,13 +35,6 @@ class ProducerSettings(Section):
 
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("lz4", description="compression of batches")
     linger_ms: int = Field(5, ge=0, le=60_000, description="how long a batch waits for more events")
-
-
-class LakeSettings(Section):
-    """Delta Lake."""
-
-    path: Path = Field(Path(), description="folder of the Delta tables; <home>/lake when not set")
-    retention_hours: int = Field(168, ge=24, description="files stay for so long after `lake maintain` replaced them")
 
 
 class FeastSettings(Section):
@@ -151,8 +145,18 @@ class Settings(BaseSettings):
 
     @property
     def lake_path(self) -> Path:
-        """Folder of the Delta tables, absolute."""
-        return (self.lake.path if self.lake.path != Path() else self.home / "lake").absolute()
+        """Folder of the Delta tables, absolute; `sinks.lake_root.lake_of` tells where any lake is.
+
+        Raises:
+            SettingsError: the lake is in an object store.
+        """
+        if self.lake.s3_address:
+            raise SettingsError(
+                f"This needs a lake in a local folder, and lake.path is {self.lake.s3_address}.",
+                hint="See docs/how-to/keep-the-lake-on-s3.md for what works there.",
+            )
+        folder = Path(self.lake.path)
+        return (folder if folder != Path() else self.home / "lake").absolute()
 
     @property
     def feast_registry_path(self) -> Path:
