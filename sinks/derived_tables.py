@@ -48,6 +48,7 @@ TRAINING_SETS: Final = LakeTable(
     partitioned_by="created_date",
 )
 
+
 def _served_view(topic: str) -> tuple[Column, ...]:
     prefix = view_prefix(topic)
     return (
