@@ -46,7 +46,7 @@ class Trailer(NamedTuple):
     Attributes:
         generation: raised only by a repair.
         built_from: version of the stored state that this one was built from, 0 for none.
-        version: last applied offset + 1.
+        version: last applied offset + 1; of a state that a new log began with, where that log begins.
     """
 
     generation: int
@@ -252,7 +252,7 @@ def decode(state: bytes) -> TopicState:
         raise _unreadable(state, error) from error
     if body.layout not in READABLE_LAYOUTS:
         raise _of_another_layout(body.layout)
-    if not body.session_bounds or version == 0:
+    if not body.session_bounds:  # of version 0 is a state that its log began with (replay/log_move.py)
         raise StateError("The state holds no event.", hint=_HINT)
     origin_ms, width = origin_of(body.newest_ms), body.width
     newest = body.newest_ms - origin_ms

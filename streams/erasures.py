@@ -110,7 +110,8 @@ class ErasedUsers:
         for user_id, item in folds.items():
             item.generation = 0
             trailer = None if item.stored is None else read_trailer(item.stored.state)
-            if trailer is not None and trailer.version <= self._end_of(topic, user_id, item):
+            end = self._end_of(topic, user_id, item)
+            if trailer is not None and end and trailer.version <= end:
                 item.generation = trailer.generation + 1
                 item.stored = None
 
@@ -126,7 +127,7 @@ class ErasedUsers:
             return False
         await self.refresh()
         end = self._end_of(topic, user_id, item)
-        if read_trailer(known.state).version > end:
+        if not end or read_trailer(known.state).version > end:
             return False
         kept = [(offset, event) for offset, event in item.log if offset >= end]
         item.erased_count += len(item.log) - len(kept)

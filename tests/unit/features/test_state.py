@@ -12,7 +12,7 @@ from features.apply import apply, fold
 from features.errors import StateError
 from features.finalize import finalize
 from features.retention import DISTINCT_IDS_MAX, SEEN_IDS_MAX
-from features.state import TRAILER_BYTES, Trailer, decode, encode, read_trailer
+from features.state import TRAILER_BYTES, Trailer, decode, encode, read_trailer, with_trailer
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from tests.logs import DAY, HOUR, MINUTE, NOON, SECOND, Log, event, folded, numbered
 
@@ -198,7 +198,6 @@ def changed(index: int, value: Any) -> bytes:
         pytest.param(changed(14, b"1234567"), "event ids", id="a cut key of an event id"),
         pytest.param(changed(14, b""), "event ids", id="times without keys"),
         pytest.param(changed(6, []), "no event", id="no session"),
-        pytest.param(GOOD[:-8] + bytes(8), "no event", id="version 0"),
         pytest.param(msgspec.msgpack.encode([1]) + GOOD[-TRAILER_BYTES:], "no state", id="too few elements"),
         pytest.param(
             msgspec.msgpack.encode([*msgspec.msgpack.decode(GOOD[:-TRAILER_BYTES]), 1]) + GOOD[-TRAILER_BYTES:],
@@ -213,6 +212,20 @@ def test_junk_is_refused_and_named(junk: bytes, wrong: str) -> None:
 
     assert wrong in str(refused.value)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("first_offset", [0, 4_711])
+def test_a_state_that_a_new_log_began_with_is_folded_on(first_offset: int) -> None:
+    """Its version is where that log begins: no event of it is taken for one that is in the state already."""
+    log = a_days_log(CLICKS_TOPIC)
+    before, after = log[:20], [event for _, event in log[20:]]
+    began = with_trailer(fold(None, before).state, Trailer(1, 0, first_offset))
+
+    moved = fold(began, numbered(after, first_offset)).state
+
+    whole = fold(None, log).state
+    assert moved[:-TRAILER_BYTES] == whole[:-TRAILER_BYTES]
+    assert read_trailer(moved) == Trailer(1, first_offset, first_offset + len(after))
 
 
 def test_a_changed_byte_is_refused_or_is_another_state() -> None:

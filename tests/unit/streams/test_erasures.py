@@ -10,7 +10,7 @@ from config.settings import WorkerSettings
 from feature_repo.fence import PartitionStatus
 from feature_repo.states import StoredState
 from features.apply import fold
-from features.state import decode, read_trailer
+from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
 from schemas.event import CLICKS_TOPIC, Event, Record
 from schemas.privacy import Pseudonyms
 from schemas.topics import TopicInfo
@@ -132,6 +132,22 @@ def test_records_before_the_end_are_dropped_when_they_come_again() -> None:
     assert world.state("a")[:-18] == fold(None, [(3, view("a", 3))]).state[:-18]
     outcomes = ("applied", "redelivered", "dead_letter", "duplicate", "late")
     assert [world.count(outcome) for outcome in outcomes] == [2, 2, 1, 0, 0]
+
+
+def test_a_state_that_a_new_log_began_with_is_not_one_of_an_erased_user() -> None:
+    """Of version 0, as where a log was never erased from begins."""
+    world = World()
+    world.erasures.note("other", 3)
+    began = with_trailer(fold(None, [(9, view("a", 0))]).state, Trailer(1, 0, 0))
+    world.states.put(CLICKS_TOPIC, "a", began)
+
+    async def scenario() -> None:
+        await world.start(0)
+        await world.process(0, [view("a", 1)])
+
+    asyncio.run(scenario())
+    assert world.state("a")[:-TRAILER_BYTES] == fold(began, [(0, view("a", 1))]).state[:-TRAILER_BYTES]
+    assert read_trailer(world.state("a")) == Trailer(1, 0, 1)
 
 
 def test_a_worker_that_holds_an_erased_state_starts_anew() -> None:
