@@ -1,28 +1,28 @@
 """Reads fresh features: their values at an instant, and how fresh they are."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from config.settings import Settings
-from feature_repo.fence import Fence, FenceStore, PartitionStatus
+from feature_repo.fence import FenceStore, PartitionStatus
 from feature_repo.layout import JOIN_KEY, STATE
 from feature_repo.on_demand import AS_OF, STATE_OK, STATE_STATUS
 from feature_repo.opening import feature_service, open_feature_store
 from features.catalog import FEATURES, ON_DEMAND_VIEW, STATUS_FIELDS, VIEWS
 from features.state import decode, read_trailer
-from schemas.partitioner import partition_of
 from schemas.privacy import Pseudonyms
 from serving.errors import UnreadableStateError
+from serving.fresh_fences import FenceSource, FreshFences
+from serving.served_log import ServedLog
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 FeatureValue = int | float | bool | str | list[str] | None
 
-_FENCES_MAX_AGE_MS = 1_000
 _SATURATION = tuple(field.name for field in STATUS_FIELDS if field.name.endswith("_saturated"))
 
 
@@ -45,6 +45,7 @@ class ViewFreshness:
         servable_ms: when the state became readable.
         age_ms: how long ago that was.
         version: last applied offset + 1.
+        log_epoch: the log that the version is of; None where the partition has no fence.
     """
 
     status: ViewStatus
@@ -52,6 +53,7 @@ class ViewFreshness:
     servable_ms: int | None = None
     age_ms: int | None = None
     version: int | None = None
+    log_epoch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,15 @@ class UserFeatures:
         return any(view.version is not None for view in self.views.values())
 
 
-class FenceSource(Protocol):
-    """Where the status of partitions is read."""
+class AnswerLog(Protocol):
+    """Keeps a sample of what was answered (serving/served_log.py)."""
 
-    def read_blocking(self, topic: str) -> Mapping[int, Fence]:
-        """Return the fences of a topic by partition."""
+    def offer(self, answers: Sequence[UserFeatures], read_ms: int, model: str | None, /) -> None:
+        """Take the answers of one read; returns at once, and never raises."""
+        ...
+
+    def close(self) -> None:
+        """Write what is kept."""
         ...
 
 
@@ -104,6 +110,7 @@ class FeatureReader:
         clock_ms: wall clock.
         pseudonyms: what user ids are stored under; None where they are stored as they are. Ids are asked for, and
             answered, as they are in either case.
+        served: keeps a sample of the answers; closed with the reader.
 
     Raises:
         NotAppliedError: the definitions were never applied to the store's project.
@@ -117,17 +124,22 @@ class FeatureReader:
         stale_after_ms: int,
         clock_ms: Callable[[], int] = now_ms,
         pseudonyms: Pseudonyms | None = None,
+        served: AnswerLog | None = None,
     ) -> None:
+        self._served = served
         self._pseudonyms = pseudonyms
         self._store = store
         self._service = feature_service(store)
-        self._fences = _FreshFences(fences, clock_ms)
+        self._fences = FreshFences(fences, clock_ms)
         self._stale_after_ms = stale_after_ms
         self._clock_ms = clock_ms
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "FeatureReader":
+    def from_settings(cls, settings: Settings, *, for_inspection: bool = False) -> "FeatureReader":
         """Open a reader on the online store of the settings; its fences share the store's connection.
+
+        Args:
+            for_inspection: nobody acts upon the answers, so none is kept in `served`.
 
         Raises:
             SettingsError: no Redis is set.
@@ -139,14 +151,18 @@ class FeatureReader:
             FenceStore.beside(store),
             stale_after_ms=settings.serving.stale_after_ms,
             pseudonyms=Pseudonyms.in_use(settings.privacy),
+            served=None if for_inspection else ServedLog.from_settings(settings),
         )
 
-    def read(self, user_ids: Sequence[str], as_of_ms: int | None = None) -> list[UserFeatures]:
+    def read(
+        self, user_ids: Sequence[str], as_of_ms: int | None = None, *, model: str | None = None
+    ) -> list[UserFeatures]:
         """Read the features of users, in their order; unknown users are answered too, as MISSING.
 
         Args:
             user_ids: one or many; each costs about a tenth of the call.
             as_of_ms: the instant to answer for; now, if None. One before the newest event is raised to it.
+            model: who asks, for the sample of answers that is kept in `served`.
 
         Raises:
             UnreadableStateError: what is stored for some of them is not a state.
@@ -155,7 +171,10 @@ class FeatureReader:
         now = self._clock_ms()
         as_of = now if as_of_ms is None else as_of_ms
         columns = self._columns(user_ids, [as_of] * len(user_ids))
-        return [self._user(columns, row, user_id, now) for row, user_id in enumerate(user_ids)]
+        answers = [self._user(columns, row, user_id, now) for row, user_id in enumerate(user_ids)]
+        if self._served is not None:
+            self._served.offer(answers, now, model)
+        return answers
 
     def read_with_states(
         self, user_ids: Sequence[str], as_of_ms: Sequence[int]
@@ -188,7 +207,9 @@ class FeatureReader:
         return list(user_ids) if self._pseudonyms is None else [self._pseudonyms.of(user_id) for user_id in user_ids]
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and write what is kept of the answers."""
+        if self._served is not None:
+            self._served.close()
         self._store.provider.online_store.connections(self._store.config.online_store).close_blocking()
 
     def _user(self, columns: "_Columns", row: int, user_id: str, now: int) -> UserFeatures:
@@ -210,9 +231,10 @@ class FeatureReader:
         )
 
     def _freshness(self, topic: str, user_id: str, blob: bytes | None, servable_ms: int, now: int) -> ViewFreshness:
-        partition = self._fences.status_of(topic, user_id)
+        fence = self._fences.of(topic, user_id)
+        partition, log_epoch = (None, None) if fence is None else (fence.status, fence.epoch)
         if blob is None:
-            return ViewFreshness(_status(partition, partial=False) or ViewStatus.MISSING)
+            return ViewFreshness(_status(partition, partial=False) or ViewStatus.MISSING, log_epoch=log_epoch)
         state = decode(blob)
         age_ms = max(0, now - servable_ms)
         timely = ViewStatus.STALE if age_ms > self._stale_after_ms else ViewStatus.FRESH
@@ -222,6 +244,7 @@ class FeatureReader:
             servable_ms=servable_ms,
             age_ms=age_ms,
             version=read_trailer(blob).version,
+            log_epoch=log_epoch,
         )
 
 
@@ -273,29 +296,3 @@ def _python_value(value: Any) -> Any:
 def _or_empty(value: Any, dtype: str, *, nullable: bool) -> Any:
     # Feast has no type for a column of empty lists and passes null (feature_repo.on_demand)
     return [] if value is None and dtype == "strings" and not nullable else value
-
-
-class _FreshFences:
-    """Fences, asked for again when they are a second old."""
-
-    def __init__(self, source: FenceSource, clock_ms: Callable[[], int]) -> None:
-        self._source = source
-        self._clock_ms = clock_ms
-        self._read: dict[str, tuple[int, Mapping[int, Fence]]] = {}
-
-    def status_of(self, topic: str, user_id: str) -> PartitionStatus | None:
-        """Return the status of the partition that holds the user's events; None if it has no fence."""
-        fences = self._fences(topic)
-        for partition_count in {int(fence.epoch.rpartition(":")[2]) for fence in fences.values()}:
-            fence = fences.get(partition_of(user_id.encode(), partition_count))
-            # while a topic gets more partitions its fences are of two epochs
-            if fence is not None and fence.epoch.endswith(f":{partition_count}"):
-                return fence.status
-        return None
-
-    def _fences(self, topic: str) -> Mapping[int, Fence]:
-        now = self._clock_ms()
-        known = self._read.get(topic)
-        if known is None or not 0 <= now - known[0] < _FENCES_MAX_AGE_MS:
-            known = self._read[topic] = (now, self._source.read_blocking(topic))
-        return known[1]
