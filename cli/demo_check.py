@@ -156,7 +156,7 @@ def compare_features(
 
     users = sorted(by_user)
     chosen = random.Random(0).sample(users, min(users_max, len(users)))  # noqa: S311 - which users, not a secret
-    reader = FeatureReader.from_settings(settings)
+    reader = FeatureReader.from_settings(settings, for_inspection=True)
     now_ms = time.time_ns() // 1_000_000
     mismatches: list[str] = []
     try:

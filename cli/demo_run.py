@@ -228,7 +228,7 @@ class DemoRun:
             process = opened.enter_context(worker_process(self._settings, self._worker_log()))
             load_feast()  # takes seconds, as it does in the worker meanwhile
             self._wait_for(lambda: bool(read_workers(self._settings).read), process, START_TIMEOUT_S, "took partitions")
-            reader = FeatureReader.from_settings(self._settings)
+            reader = FeatureReader.from_settings(self._settings, for_inspection=True)
             opened.callback(reader.close)
             log.probe = probe = FreshnessProbe(reader)
             events, pacer, report = self._source()

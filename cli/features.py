@@ -56,7 +56,7 @@ def get(
     """Read the features of users, with their age and status, as a model would: through Feast, from Redis."""
     from serving.reader import FeatureReader
 
-    reader = FeatureReader.from_settings(invocation(ctx).settings())
+    reader = FeatureReader.from_settings(invocation(ctx).settings(), for_inspection=True)
     try:
         found = reader.read(users, as_of)
     finally:
