@@ -7,6 +7,7 @@ emptied, they are gone, and the worker knows that the states are (DESIGN section
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class FenceStore:
         here = Path(__file__)
         self._move = RowScript(here.with_name("decimals.lua"), here.with_name("move_fence.lua"))
         self._move_some = RowScript(here.with_name("decimals.lua"), here.with_name("move_fences.lua"))
+        self._succeed = RowScript(here.with_name("succeed_fences.lua"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "FenceStore":
@@ -175,6 +177,26 @@ class FenceStore:
     async def replace(self, topic: str, partition: int, fence: Fence) -> None:
         """Put a fence in place of whatever is there, also further back: when a rebuild starts or ends."""
         await self._run(topic, partition, fence, b"replace")
+
+    async def succeed(self, topic: str, from_epoch: str, fences: Mapping[int, Fence]) -> bool:
+        """Put the fences of a new log in place of those of the log that it follows, or of none, all in one instant.
+
+        Args:
+            fences: one per partition of the new log.
+
+        Returns:
+            Whether they are those of the new log now: also if they were before, and then they stay. False if one is
+            of a third log; then nothing was changed.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or is full.
+        """
+        to_epoch = next(iter(fences.values())).epoch
+        rows = ((partition, fence.next_offset, fence.status, fence.since_ms) for partition, fence in fences.items())
+        values = [from_epoch, to_epoch, *chain.from_iterable(rows)]
+        row = Row(fence_key(self._project, topic).encode(), tuple(str(value).encode() for value in values))
+        answers = await self._succeed.run_async(self._connections, (), [row])
+        return bytes(answers[0]) != b"other"
 
     async def close(self) -> None:
         """Close the clients; not for fences that share them with an online store."""
