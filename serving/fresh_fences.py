@@ -25,15 +25,16 @@ class FreshFences:
         self._clock_ms = clock_ms
         self._read: dict[str, tuple[int, Mapping[int, Fence]]] = {}
 
-    def of(self, topic: str, user_id: str) -> Fence | None:
-        """Return the fence of the partition that holds the user's events; None if it has none."""
+    def of(self, topic: str, user_id: str) -> tuple[int, Fence] | tuple[None, None]:
+        """Return the partition that holds the user's events, and its fence; None where it has none."""
         fences = self._fences(topic)
         for partition_count in {int(fence.epoch.rpartition(":")[2]) for fence in fences.values()}:
-            fence = fences.get(partition_of(user_id.encode(), partition_count))
+            partition = partition_of(user_id.encode(), partition_count)
+            fence = fences.get(partition)
             # while a topic gets more partitions its fences are of two epochs
             if fence is not None and fence.epoch.endswith(f":{partition_count}"):
-                return fence
-        return None
+                return partition, fence
+        return None, None
 
     def _fences(self, topic: str) -> Mapping[int, Fence]:
         now = self._clock_ms()

@@ -45,7 +45,7 @@ class ViewFreshness:
         servable_ms: when the state became readable.
         age_ms: how long ago that was.
         version: last applied offset + 1.
-        log_epoch: the log that the version is of; None where the partition has no fence.
+        log_epoch: the log that the version is of; None, with the partition, where that has no fence.
     """
 
     status: ViewStatus
@@ -54,6 +54,7 @@ class ViewFreshness:
     age_ms: int | None = None
     version: int | None = None
     log_epoch: str | None = None
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +232,22 @@ class FeatureReader:
         )
 
     def _freshness(self, topic: str, user_id: str, blob: bytes | None, servable_ms: int, now: int) -> ViewFreshness:
-        fence = self._fences.of(topic, user_id)
-        partition, log_epoch = (None, None) if fence is None else (fence.status, fence.epoch)
+        partition, fence = self._fences.of(topic, user_id)
+        told, log_epoch = (None, None) if fence is None else (fence.status, fence.epoch)
         if blob is None:
-            return ViewFreshness(_status(partition, partial=False) or ViewStatus.MISSING, log_epoch=log_epoch)
+            status = _status(told, partial=False) or ViewStatus.MISSING
+            return ViewFreshness(status, log_epoch=log_epoch, partition=partition)
         state = decode(blob)
         age_ms = max(0, now - servable_ms)
         timely = ViewStatus.STALE if age_ms > self._stale_after_ms else ViewStatus.FRESH
         return ViewFreshness(
-            status=_status(partition, partial=state.partial) or timely,
+            status=_status(told, partial=state.partial) or timely,
             newest_event_ms=state.newest_ms,
             servable_ms=servable_ms,
             age_ms=age_ms,
             version=read_trailer(blob).version,
             log_epoch=log_epoch,
+            partition=partition,
         )
 
 

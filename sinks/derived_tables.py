@@ -53,6 +53,7 @@ def _served_view(topic: str) -> tuple[Column, ...]:
     prefix = view_prefix(topic)
     return (
         Column(f"{prefix}_epoch", ColumnType.STRING, f"Log that the version of {topic} is of.", nullable=True),
+        Column(f"{prefix}_partition", ColumnType.INTEGER, "Partition of the user in that log.", nullable=True),
         Column(f"{prefix}_version", ColumnType.LONG, "Last applied offset + 1; null without a state.", nullable=True),
         Column(f"{prefix}_servable_ms", ColumnType.LONG, "When that state became readable.", nullable=True),
         Column(f"{prefix}_status", ColumnType.STRING, "What the reader was told: `FRESH`, `STALE`, and so on."),

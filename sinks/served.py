@@ -22,20 +22,21 @@ _PLAIN: Final = (
     "model",
     "values",
 )
-_VIEW: Final = ("epoch", "version", "servable_ms", "status")
+_VIEW: Final = ("epoch", "partition", "version", "servable_ms", "status")
 
 
 class ServedView(NamedTuple):
     """One view behind an answer; only the status is there where the user had no state.
 
     Attributes:
-        epoch: log that the version is of; None also where the partition had no fence.
+        epoch: log that the version is of; None, with the partition, where that had no fence.
         version: last applied offset + 1.
         servable_ms: when the state became readable, integer milliseconds UTC.
         status: what the reader was told.
     """
 
     epoch: str | None
+    partition: int | None
     version: int | None
     servable_ms: int | None
     status: str

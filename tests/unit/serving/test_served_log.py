@@ -41,8 +41,8 @@ class Sink:
 
 def answer(user_id: str, **values: FeatureValue) -> UserFeatures:
     views = {
-        VIEWS[CLICKS_TOPIC].view: ViewFreshness(ViewStatus.FRESH, READ_MS - 9, READ_MS - 5, 5, 42, "id:4"),
-        VIEWS[CARTS_TOPIC].view: ViewFreshness(ViewStatus.MISSING, log_epoch="id:4"),
+        VIEWS[CLICKS_TOPIC].view: ViewFreshness(ViewStatus.FRESH, READ_MS - 9, READ_MS - 5, 5, 42, "id:4", 3),
+        VIEWS[CARTS_TOPIC].view: ViewFreshness(ViewStatus.MISSING, log_epoch="id:4", partition=1),
     }
     return UserFeatures(user_id, {"page_view_count_5m": 1} | values, READ_MS, clamped=False, views=views)
 
@@ -107,8 +107,8 @@ def test_a_row_says_all_that_was_answered(tmp_path: Path) -> None:
     assert (first.served_ms, first.as_of_ms, first.model) == (READ_MS, READ_MS, "model-7")
     assert (first.definition_version, first.catalog) == (DEFINITION_VERSION, catalog_fingerprint())
     assert first.views == {
-        CLICKS_TOPIC: ServedView("id:4", 42, READ_MS - 5, "FRESH"),
-        CARTS_TOPIC: ServedView("id:4", None, None, "MISSING"),
+        CLICKS_TOPIC: ServedView("id:4", 3, 42, READ_MS - 5, "FRESH"),
+        CARTS_TOPIC: ServedView("id:4", 1, None, None, "MISSING"),
     }
     assert (log.written, log.dropped) == (2, 0)
 
