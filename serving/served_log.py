@@ -153,9 +153,7 @@ class ServedLog:
         views = {}
         for topic, view in VIEWS.items():
             told = answer.views[view.view]
-            views[topic] = ServedView(
-                told.log_epoch, told.partition, told.version, told.servable_ms, told.status.value
-            )
+            views[topic] = ServedView(told.log_epoch, told.partition, told.version, told.servable_ms, told.status.value)
         return ServedRow(
             reader_id=self._reader_id,
             sequence=self._sequence,
