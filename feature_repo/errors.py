@@ -4,6 +4,7 @@ FeatureRepoError             root
 ├── OnlineStoreError         Redis does not answer, is full, or refuses what was asked of it
 │   ├── OnlineStoreAccessError   it refuses us, or we its certificate: trying again cannot help
 │   └── StateBytesError      bytes in the online store, or on their way to it, are not a state
+├── OfflineStoreError        labels cannot be joined, or Feast asked for what the offline store does not do
 ├── AmbiguousStateError      features were asked for in a way that confuses the states of both topics
 └── RegistryError            the Feast registry cannot be read or written
     ├── RegistryConflictError    another process applied definitions meanwhile
@@ -44,6 +45,10 @@ class StateBytesError(OnlineStoreError):
             if where == "stored"
             else "Push the bytes of features.state.encode.",
         )
+
+
+class OfflineStoreError(FeatureRepoError):
+    """Labels cannot be joined with the log of states, or Feast asked for what the offline store does not do."""
 
 
 class AmbiguousStateError(FeatureRepoError):

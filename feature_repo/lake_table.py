@@ -11,7 +11,7 @@ class LakeTable(FileSource):
 
     Args:
         name: name of the source.
-        table: name of the table; `feature_repo.opening` tells Feast the folder, so that the registry holds no path.
+        table: name of the table; the offline store knows the lake, so that the registry holds no path.
         timestamp_field: column that point-in-time joins compare.
     """
 

@@ -11,6 +11,7 @@ import yaml
 
 from config.settings import Settings
 from feature_repo import load_feast
+from feature_repo.addresses import lake_address
 from feature_repo.errors import NotAppliedError, RegistryConflictError
 from features.catalog import ON_DEMAND_VIEW
 
@@ -121,6 +122,7 @@ def _repo_config(settings: Settings) -> Any:
     raw["project"] = settings.feast.project
     raw["registry"]["path"] = str(settings.feast_registry_path)
     raw["online_store"] |= {"redis_url": settings.redis.connection_url, "timeout_s": settings.redis.timeout_s}
+    raw["offline_store"] |= {"lake": lake_address(settings), "storage_options": dict(settings.lake.storage_options)}
     config = RepoConfig(**raw)
-    config.repo_path = settings.lake_path  # what the batch sources' tables are below
+    config.repo_path = settings.home.absolute()  # Feast's own sources would be below it; ours are in the lake
     return config

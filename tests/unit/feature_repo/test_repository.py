@@ -102,7 +102,7 @@ def test_opening_takes_everything_from_the_settings(tmp_path: Path) -> None:
         {"home": tmp_path, "redis": {"url": "redis://:word@h:1/0", "timeout_s": 2}, "feast": {"project": "mine"}}
     )
     store = open_feature_store(settings)
-    assert (store.project, store.config.repo_path) == ("mine", tmp_path / "lake")
+    assert (store.project, store.config.offline_store.lake) == ("mine", str(tmp_path / "lake"))
     assert store.config.registry.path == str(tmp_path / "feast" / "registry.db")
     assert store.config.online_store.redis_url.get_secret_value() == "redis://:word@h:1/0"
     assert "word" not in repr(store.config)
