@@ -20,6 +20,7 @@ from features.apply import fold
 from features.state import Trailer, read_trailer, with_trailer
 from replay.sources import EventSource, Former
 from schemas.event import Event
+from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
 from sinks.log_moves import is_of
 
@@ -48,6 +49,17 @@ def never_in(_log: PartitionLog) -> IsErased:
     return never
 
 
+def erased_in(tombstones: Tombstones) -> ErasedIn:
+    """Return what tells of each log which events tombstones cover."""
+
+    def of(log: PartitionLog) -> IsErased:
+        erased = log_of(log.topic, log.log_epoch, log.partition)
+        reach = tombstones.reach(erased)
+        return lambda user_id, offset: offset < reach and offset < tombstones.end_of(user_id, erased)
+
+    return of
+
+
 class LakeFold:
     """The states of users of one partition, as of `position`; blocking.
 
@@ -57,7 +69,7 @@ class LakeFold:
         source: what is folded.
         users: whom; None for all that the source holds.
         is_erased: tells of (user id, offset) whether the event was erased and must not come back.
-        erased_in: gives the same for a log that this one follows.
+        is_erased_in: gives the same for a log that this one follows.
 
     Attributes:
         states: by user, without those of `forget`; who has no event is absent.
@@ -73,14 +85,14 @@ class LakeFold:
         *,
         users: Collection[str] | None = None,
         is_erased: IsErased = never,
-        erased_in: ErasedIn = never_in,
+        is_erased_in: ErasedIn = never_in,
     ) -> None:
         self._source = source
         self._log = log
         self._order = order
         self._users = None if users is None else frozenset(users)
         self._is_erased = is_erased
-        self._erased_in = erased_in
+        self._erased_in = is_erased_in
         self._former: Former | None = None
         self._has_begun = False
         self._forgotten: set[str] = set()
@@ -126,9 +138,9 @@ class LakeFold:
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
 
-    def start_over(self, is_erased: IsErased, erased_in: ErasedIn = never_in) -> None:
+    def start_over(self, is_erased: IsErased, is_erased_in: ErasedIn = never_in) -> None:
         """Fold from the beginning, with other erasures; who was forgotten stays so."""
-        self._is_erased, self._erased_in = is_erased, erased_in
+        self._is_erased, self._erased_in = is_erased, is_erased_in
         self.states.clear()
         self.position = 0
         self._has_begun = False
@@ -142,14 +154,14 @@ class LakeFold:
         return (self._users is None or user_id in self._users) and user_id not in self._forgotten
 
     def _everybody(self) -> Collection[str]:
-        return _counts(self._parts(), None) if self._users is None else self._users
+        return event_counts_of(self._parts()) if self._users is None else self._users
 
     def _begin(self, former: Former) -> None:
         """Take over the states of the former log."""
         for log in former.logs:
             fold_before = LakeFold(
                 former.source, log, FoldOrder.LOG,
-                users=self._users, is_erased=self._erased_in(log), erased_in=self._erased_in,
+                users=self._users, is_erased=self._erased_in(log), is_erased_in=self._erased_in,
             )  # fmt: skip
             fold_before.read_on()
             self.event_count += fold_before.event_count
@@ -161,7 +173,7 @@ class LakeFold:
         """Return this log and all that it follows, the earliest first."""
         first_offset = 0 if self._former is None else self._former.first_offset
         own = LogPart(self._source, self._log, first_offset, self.position, self._is_erased)
-        return [*_earlier_parts(self._former, self._erased_in), own]
+        return [*earlier_parts(self._former, self._erased_in), own]
 
     def _fold_on(self, first_offset: int) -> None:
         for piece in self._source.in_log_order(self._log, first_offset, self.position):
@@ -206,7 +218,7 @@ def fold_corrected(parts: Collection[LogPart], limits: Mapping[str, int]) -> dic
     """
     *_, last = parts
     states: dict[str, bytes] = {}
-    for users in _chunks(_counts(parts, limits)):
+    for users in _chunks(event_counts_of(parts, limits)):
         later: dict[str, list[tuple[int, Event]]] = {}
         counts: dict[str, int] = {}
         versions: dict[str, int] = {}
@@ -232,20 +244,25 @@ def fold_corrected(parts: Collection[LogPart], limits: Mapping[str, int]) -> dic
     return states
 
 
-def _earlier_parts(former: Former | None, erased_in: ErasedIn) -> list[LogPart]:
+def earlier_parts(former: Former | None, is_erased_in: ErasedIn = never_in) -> list[LogPart]:
+    """Return what a log follows, the earliest first; nothing if it took over from none.
+
+    Raises:
+        LakeUnavailableError, BrokerUnavailableError: the source cannot be read.
+    """
     if former is None:
         return []
     found: dict[PartitionLog, LogPart] = {}
     for log in former.logs:
         before = former.source.former(log)
-        for part in _earlier_parts(before, erased_in):
+        for part in earlier_parts(before, is_erased_in):
             found.setdefault(part.log, part)
         first_offset = 0 if before is None else before.first_offset
-        found[log] = LogPart(former.source, log, first_offset, former.source.position(log), erased_in(log))
+        found[log] = LogPart(former.source, log, first_offset, former.source.position(log), is_erased_in(log))
     return list(found.values())
 
 
-def _counts(parts: Collection[LogPart], users: Collection[str] | None) -> Counter[str]:
+def event_counts_of(parts: Collection[LogPart], users: Collection[str] | None = None) -> Counter[str]:
     """Count the events of users; None for all whose events belong to the last log."""
     *_, last = parts
     counts: Counter[str] = Counter()

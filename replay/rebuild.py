@@ -19,14 +19,26 @@ from typing import Any, Final, Protocol
 from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import Fence, PartitionStatus
+from replay.completeness import COMPLETE_AFTER_MS, shortage
 from replay.errors import LakeTooShortError, LostAgainError
+from replay.lake_folds import LogPart, earlier_parts, event_counts_of, never
 from replay.repair import WAIT_S, FoldOrder, PartitionRepair, RepairFences, RepairPorts, RepairProgress
 from schemas.topics import TopicInfo
-from sinks.erasures import Tombstones, log_of
+from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog
-from sinks.user_events import LakeReach, event_counts, lake_position, lake_reach
+from sinks.user_events import LakeReach
 
-COMPLETE_AFTER_MS: Final = 25 * 3_600_000  # 24 h windows, the session gap, lateness, rounding
+__all__ = [
+    "COMPLETE_AFTER_MS",
+    "PartitionPlan",
+    "PartitionResult",
+    "Rebuild",
+    "RebuildFences",
+    "another_log",
+    "opened_rebuild",
+    "repair_ports",
+]
+
 PARTITIONS_AT_ONCE: Final = 4
 SETTLE_S: Final = 2.0
 SWITCHES_MAX: Final = 10
@@ -149,27 +161,20 @@ class Rebuild:
         return plans
 
     def _plan(self, log: PartitionLog, fence: Fence | None, tombstones: Tombstones) -> PartitionPlan:
-        counts = event_counts(self._ports.lake, log)
-        reach, end_offset = lake_reach(self._ports.lake, log), lake_position(self._ports.lake, log)
+        source = self._ports.events
+        reach, end_offset, former = source.reach(log), source.position(log), source.former(log)
+        first_offset = 0 if former is None else former.first_offset
+        counts = event_counts_of([*earlier_parts(former), LogPart(source, log, first_offset, end_offset, never)])
         planned = PartitionPlan(log, fence, reach, end_offset, counts.total(), len(counts))
-        erased_end = tombstones.reach(log_of(log.topic, log.log_epoch, log.partition))
-        return replace(planned, problem=self._problem(planned, erased_end))
-
-    def _problem(self, planned: PartitionPlan, erased_end: int) -> str:
-        log, fence, reach = planned.log, planned.fence, planned.reach
-        named = f"{log.topic}-{log.partition}"
         if fence is not None and fence.epoch != log.log_epoch:
-            return f"{named}: the stored states are of another log ({fence.epoch}); the topic is {log.log_epoch} now"
-        if reach is None:
-            return f"{named}: the lake holds nothing of it" if fence is not None and fence.next_offset else ""
-        complete_ms = reach.first_append_ms + self._future_tolerance_ms + COMPLETE_AFTER_MS
-        left_ms = complete_ms - self._ports.clock.now_ms()
-        if reach.first_offset > erased_end and left_ms > 0:  # what lies below that end may have been erased
-            return (
-                f"{named}: the lake begins at offset {reach.first_offset}, not at the beginning of the log; values "
-                f"from it are complete only when it covers 25 hours, in {left_ms / 3_600_000:.1f} hours"
-            )
-        return ""
+            return replace(planned, problem=another_log(log, fence))
+        if reach is None and fence is not None and fence.next_offset > first_offset:
+            return replace(planned, problem=f"{log.topic}-{log.partition}: the {source.name} holds nothing of it")
+        problem = shortage(
+            source, log, tombstones,
+            now_ms=self._ports.clock.now_ms(), future_tolerance_ms=self._future_tolerance_ms,
+        )  # fmt: skip
+        return replace(planned, problem=problem)
 
     async def rebuild_all(self, plans: Sequence[PartitionPlan]) -> list[PartitionResult | ShopstreamError]:
         """Rebuild partitions, some at a time; return what became of each, or why it could not be rebuilt."""
@@ -194,7 +199,8 @@ class Rebuild:
             LakeUnavailableError, OnlineStoreError: call again.
         """
         if planned.problem:
-            raise LakeTooShortError(f"{planned.problem}.", hint="Restore the lake's oldest part, or wait.")
+            hint = "" if "--from-epoch" in planned.problem else "Restore the lake's oldest part, or wait."
+            raise LakeTooShortError(f"{planned.problem}.", hint=hint)
         log = planned.log
         repair = PartitionRepair(log, FoldOrder.LOG, self._ports, wait_s=self._wait_s)
         self._repairs.append(repair)
@@ -248,6 +254,14 @@ class Rebuild:
             "this one ran.",
             hint="Run it again: states that are right are left alone.",
         )
+
+
+def another_log(log: PartitionLog, fence: Fence) -> str:
+    """Say that what is stored is of another log than the topic is now, and what to do."""
+    return (
+        f"{log.topic}-{log.partition}: the stored states are of another log ({fence.epoch}); the topic is "
+        f"{log.log_epoch} now. Move them: `shopstream replay --into online --from-epoch {fence.epoch}`"
+    )
 
 
 @asynccontextmanager

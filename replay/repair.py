@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from feature_repo.fence import Fence
@@ -23,10 +22,11 @@ from feature_repo.states import StoredState
 from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
 from features.versioning import VersionConflictError, WriteOutcome
 from replay.errors import RepairStuckError
-from replay.lake_folds import FoldOrder, LakeFold
-from replay.sources import LakeSource
-from sinks.erasures import Tombstones, log_of
+from replay.lake_folds import FoldOrder, LakeFold, erased_in
+from replay.sources import EventSource, LakeSource
+from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog
+from sinks.lake_root import Lake
 from sinks.repairs import RepairNote, RepairSink
 from sinks.rows import FeatureLogRow
 from streams.ports import Clock, OnlineStates
@@ -61,16 +61,23 @@ class RepairPorts:
     """What a repair reads and writes.
 
     Attributes:
-        lake: folder of the lake.
+        lake: where repairs are noted, and what is folded unless `source` says otherwise.
         online: where states are loaded and pushed.
         tombstones: tells whose events were erased and must not come back.
+        source: what is folded; the lake if it is None.
     """
 
-    lake: Path
+    lake: Lake
     online: OnlineStates
     fences: RepairFences
     clock: Clock
     tombstones: Callable[[], Awaitable[Tombstones]] = _nobody_erased
+    source: EventSource | None = None
+
+    @property
+    def events(self) -> EventSource:
+        """What is folded."""
+        return LakeSource(self.lake) if self.source is None else self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +146,7 @@ class PartitionRepair:
         self._log = log
         self._ports = ports
         self._wait_s = wait_s
-        self._fold = LakeFold(LakeSource(ports.lake), log, order, users=users)
+        self._fold = LakeFold(ports.events, log, order, users=users)
         self._tombstones = Tombstones()
         self._sink = RepairSink(ports.lake, log, order.value)
         self._versions: dict[str, int] = {}
@@ -241,9 +248,8 @@ class PartitionRepair:
         if found == self._tombstones:
             return False
         self._tombstones = found
-        log = log_of(self._log.topic, self._log.log_epoch, self._log.partition)
-        reach = found.reach(log)
-        self._fold.start_over(lambda user_id, offset: offset < reach and offset < found.end_of(user_id, log))
+        is_erased_in = erased_in(found)
+        self._fold.start_over(is_erased_in(self._log), is_erased_in)
         return True
 
     def _may_stay(self, stored: bytes) -> bool:

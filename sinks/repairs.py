@@ -64,18 +64,24 @@ class RepairSink:
         self._states = open_table(root, FEATURE_LOG)
         self._run = uuid.uuid4().hex[:12]
         self._round = 0
+        self._noted_version = -1
 
     def new_round(self) -> None:
         """Begin a round: within one, the versions of all that is written only grow."""
         self._round += 1
+        self._noted_version = -1
 
     def note(self, notes: Sequence[RepairNote], repaired_ms: int) -> None:
-        """Note states that are about to be offered.
+        """Note states that are about to be offered, in the order of their versions.
 
         Raises:
             LakeUnavailableError: nothing was written, or all of it was and the answer was lost.
         """
         import pyarrow as pa
+
+        if notes[0].version <= self._noted_version:
+            self.new_round()  # users whose states are what a new log begins with have one version
+        self._noted_version = notes[-1].version
 
         from sinks.tables import arrow_schema
 

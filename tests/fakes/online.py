@@ -111,6 +111,16 @@ class InMemoryFences:
         """Put a fence in place of whatever is there."""
         self._fences.setdefault(topic, {})[partition] = fence
 
+    async def succeed(self, topic: str, from_epoch: str, fences: Mapping[int, Fence]) -> bool:
+        """Put the fences of a new log in place of those of the former one."""
+        held = {fence.epoch for fence in self._fences.get(topic, {}).values()}
+        to_epoch = next(iter(fences.values())).epoch
+        if held - {from_epoch, to_epoch}:
+            return False
+        if held != {to_epoch}:
+            self._fences[topic] = dict(fences)
+        return True
+
     def lose(self) -> None:
         """Forget all, as an emptied Redis does."""
         self._fences.clear()
