@@ -49,7 +49,7 @@ def never_in(_log: PartitionLog) -> IsErased:
     return never
 
 
-def erased_in(tombstones: Tombstones) -> ErasedIn:
+def erasures_of(tombstones: Tombstones) -> ErasedIn:
     """Return what tells of each log which events tombstones cover."""
 
     def of(log: PartitionLog) -> IsErased:
@@ -69,7 +69,7 @@ class LakeFold:
         source: what is folded.
         users: whom; None for all that the source holds.
         is_erased: tells of (user id, offset) whether the event was erased and must not come back.
-        is_erased_in: gives the same for a log that this one follows.
+        erased_in: gives the same for a log that this one follows.
 
     Attributes:
         states: by user, without those of `forget`; who has no event is absent.
@@ -85,14 +85,14 @@ class LakeFold:
         *,
         users: Collection[str] | None = None,
         is_erased: IsErased = never,
-        is_erased_in: ErasedIn = never_in,
+        erased_in: ErasedIn = never_in,
     ) -> None:
         self._source = source
         self._log = log
         self._order = order
         self._users = None if users is None else frozenset(users)
         self._is_erased = is_erased
-        self._erased_in = is_erased_in
+        self._erased_in = erased_in
         self._former: Former | None = None
         self._has_begun = False
         self._forgotten: set[str] = set()
@@ -138,9 +138,9 @@ class LakeFold:
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
 
-    def start_over(self, is_erased: IsErased, is_erased_in: ErasedIn = never_in) -> None:
+    def start_over(self, is_erased: IsErased, erased_in: ErasedIn = never_in) -> None:
         """Fold from the beginning, with other erasures; who was forgotten stays so."""
-        self._is_erased, self._erased_in = is_erased, is_erased_in
+        self._is_erased, self._erased_in = is_erased, erased_in
         self.states.clear()
         self.position = 0
         self._has_begun = False
@@ -161,7 +161,7 @@ class LakeFold:
         for log in former.logs:
             fold_before = LakeFold(
                 former.source, log, FoldOrder.LOG,
-                users=self._users, is_erased=self._erased_in(log), is_erased_in=self._erased_in,
+                users=self._users, is_erased=self._erased_in(log), erased_in=self._erased_in,
             )  # fmt: skip
             fold_before.read_on()
             self.event_count += fold_before.event_count
@@ -244,7 +244,7 @@ def fold_corrected(parts: Collection[LogPart], limits: Mapping[str, int]) -> dic
     return states
 
 
-def earlier_parts(former: Former | None, is_erased_in: ErasedIn = never_in) -> list[LogPart]:
+def earlier_parts(former: Former | None, erased_in: ErasedIn = never_in) -> list[LogPart]:
     """Return what a log follows, the earliest first; nothing if it took over from none.
 
     Raises:
@@ -255,10 +255,10 @@ def earlier_parts(former: Former | None, is_erased_in: ErasedIn = never_in) -> l
     found: dict[PartitionLog, LogPart] = {}
     for log in former.logs:
         before = former.source.former(log)
-        for part in earlier_parts(before, is_erased_in):
+        for part in earlier_parts(before, erased_in):
             found.setdefault(part.log, part)
         first_offset = 0 if before is None else before.first_offset
-        found[log] = LogPart(former.source, log, first_offset, former.source.position(log), is_erased_in(log))
+        found[log] = LogPart(former.source, log, first_offset, former.source.position(log), erased_in(log))
     return list(found.values())
 
 

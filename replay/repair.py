@@ -22,7 +22,7 @@ from feature_repo.states import StoredState
 from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
 from features.versioning import VersionConflictError, WriteOutcome
 from replay.errors import RepairStuckError
-from replay.lake_folds import FoldOrder, LakeFold, erased_in
+from replay.lake_folds import FoldOrder, LakeFold, erasures_of
 from replay.sources import EventSource, LakeSource
 from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog
@@ -248,8 +248,8 @@ class PartitionRepair:
         if found == self._tombstones:
             return False
         self._tombstones = found
-        is_erased_in = erased_in(found)
-        self._fold.start_over(is_erased_in(self._log), is_erased_in)
+        erased_in = erasures_of(found)
+        self._fold.start_over(erased_in(self._log), erased_in)
         return True
 
     def _may_stay(self, stored: bytes) -> bool:
