@@ -260,7 +260,7 @@ def another_log(log: PartitionLog, fence: Fence) -> str:
     """Say that what is stored is of another log than the topic is now, and what to do."""
     return (
         f"{log.topic}-{log.partition}: the stored states are of another log ({fence.epoch}); the topic is "
-        f"{log.log_epoch} now. Move them: `shopstream replay --into online --from-epoch {fence.epoch}`"
+        f"{log.log_epoch} now. Move them: `shopstream replay --into online --from-epoch={fence.epoch}`"
     )
 
 

@@ -36,8 +36,9 @@ class LogEpochError(StreamError):
         return cls(
             f"Topic {topic} is another log than the one its stored states were folded from: "
             f"epoch was {was}, is {now} (recreated, or its partition count changed).",
-            hint="Its offsets cannot be compared with the old ones. Rebuild the states by a replay of the new log, or "
-            "give this log a Feast project of its own (feast.project).",
+            hint="Its offsets cannot be compared with the old ones, and nothing of it was applied. Move the states to "
+            f"it with `shopstream replay --into online --from-epoch={was}`, see "
+            "docs/how-to/move-to-more-partitions.md; then start the worker.",
         )
 
 

@@ -104,8 +104,8 @@ class LogWatch:
                 return
             raise LogEpochError(
                 f"A topic is gone that this worker was reading: {error.message}",
-                hint="If it was deleted to be created anew: rebuild the states by a replay of the new log, or give it "
-                "a Feast project of its own (feast.project).",
+                hint="If it was deleted to be created anew: move the states to the new log, see "
+                "docs/how-to/move-to-more-partitions.md.",
             ) from error
         except (BrokerUnavailableError, TopicError) as error:
             logger.warning("the topics could not be looked at: %s", error)

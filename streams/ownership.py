@@ -2,12 +2,13 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import uuid4
 
 from config.errors import ShopstreamError
 from config.settings import WorkerSettings
 from feature_repo.fence import PartitionStatus
+from sinks.log_moves import LogMoves
 from streams.assignment import plan_start
 from streams.errors import CommitPendingError, StalledError
 from streams.log_watch import LogWatch
@@ -28,6 +29,7 @@ class PartitionOwner:
         settings: when to flush, and how long a commit or a stall may last.
         owners: remembers whether the owners before this one died; without it no record is ever a suspect.
         log_watch: learns what the topics are at each assignment.
+        moves: reads which logs took over from others; without it none did.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class PartitionOwner:
         clock: Clock,
         owners: Owners | None = None,
         log_watch: LogWatch | None = None,
+        moves: Callable[[], Awaitable[LogMoves]] | None = None,
     ) -> None:
         self._owners = owners
+        self._moves = moves
         self._log_watch = log_watch
         self._life = uuid4().hex
         self.loop = loop
@@ -68,7 +72,8 @@ class PartitionOwner:
             raise
 
     async def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock)
+        moves = LogMoves() if self._moves is None else await self._moves()
+        self._planned, expired = await plan_start(partitions, self._offsets, self._fences, self._clock, moves)
         for tp, count in expired.items():
             self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(count)
         # readers learn the partitions' status, and how many partitions there are, before the first batch

@@ -25,6 +25,7 @@ from schemas.registry import RegistryClient, register_own_schemas
 from schemas.topics import check_group_rights, check_rights, describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
 from sinks.lake import LakeSink
+from sinks.log_moves import read_log_moves
 from sinks.online import OnlineSink
 from streams.adapters import CodecDecoder, FeastStates, ThreadedLake, ThreadedLetters
 from streams.clock import SystemClock
@@ -114,6 +115,7 @@ def build_app(
         clock=clock,
         owners=PartitionOwners.beside(store),
         log_watch=log_watch,
+        moves=lambda: asyncio.to_thread(read_log_moves, settings.lake_path),
     )
     endpoint = MetricsEndpoint(settings.worker, registry, workers_folder(settings))
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs

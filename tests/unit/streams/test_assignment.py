@@ -7,6 +7,7 @@ import pytest
 from feature_repo.fence import Fence, PartitionStatus
 from schemas.event import CLICKS_TOPIC
 from schemas.topics import TopicInfo
+from sinks.log_moves import LogMoves, MoveRow
 from streams.assignment import plan_start
 from streams.errors import LogEpochError
 from streams.ports import Positions, TopicPartition
@@ -18,12 +19,19 @@ TP = TopicPartition(CLICKS_TOPIC, 1)
 LOG = TopicInfo(CLICKS_TOPIC, "id", 4, "LogAppendTime")
 
 
-def start(positions: Positions, fence: Fence | None) -> tuple[PartitionProgress, int]:
+MOVED = LogMoves([MoveRow(CLICKS_TOPIC, "id:3", "id:4", 1, 6, 0)])
+
+
+def start(
+    positions: Positions, fence: Fence | None, *, other: Fence | None = None, moves: LogMoves | None = None
+) -> tuple[PartitionProgress, int]:
     async def plan() -> tuple[PartitionProgress, int]:
         fences = InMemoryFences()
-        if fence is not None:
-            await fences.advance(CLICKS_TOPIC, 1, fence)
-        starts, expired = await plan_start([TP], FixedOffsets(LOG, {TP: positions}), fences, ManualClock())
+        for partition, held in ((1, fence), (2, other)):
+            if held is not None:
+                await fences.advance(CLICKS_TOPIC, partition, held)
+        offsets = FixedOffsets(LOG, {TP: positions})
+        starts, expired = await plan_start([TP], offsets, fences, ManualClock(), moves or LogMoves())
         return starts[TP], expired.get(TP, 0)
 
     return asyncio.run(plan())
@@ -96,3 +104,24 @@ def test_a_definition_version_that_a_replay_has_built_goes_on_at_its_fence() -> 
 def test_what_an_earlier_version_has_committed_counts_only_before_the_first_commit() -> None:
     progress, _ = start(Positions(committed=3, earliest=2, end=9, inherited=6), fence_at(4))
     assert progress.next_offset == 3
+
+
+def test_another_log_is_refused_by_whoever_owns_only_its_new_partitions() -> None:
+    with pytest.raises(LogEpochError, match="--from-epoch=id:3"):
+        start(Positions(None, 0, 9), None, other=fence_at(5, "id:3"))
+
+
+@pytest.mark.parametrize("committed", [None, 4])
+def test_a_log_that_took_over_is_read_from_where_it_begins(committed: int | None) -> None:
+    progress, expired = start(Positions(committed, 0, 9), fence_at(6), moves=MOVED)
+    assert (progress.next_offset, progress.status, expired) == (6, PartitionStatus.LIVE, 0)
+
+
+def test_a_log_that_took_over_and_was_committed_further_goes_on_there() -> None:
+    progress, _ = start(Positions(8, 0, 9), fence_at(9), moves=MOVED)
+    assert progress.next_offset == 8
+
+
+def test_a_log_that_took_over_and_has_no_fence_is_rebuilding_though_nothing_was_committed() -> None:
+    progress, _ = start(Positions(None, 0, 9), None, moves=MOVED)
+    assert (progress.next_offset, progress.status) == (6, PartitionStatus.REBUILDING)
