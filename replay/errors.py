@@ -10,7 +10,10 @@ ReplayError
 ├── RangeError           a range, or a topic or user of it, is none that can be replayed
 ├── NotRetainedError     a range begins before, or ends after, what its source holds
 ├── ReplayBegunError     a replay of this range was begun, and nobody said whether to go on
+├── MoveRefusedError     a topic cannot be moved to its new log
+├── MoveOvertakenError   another move of the topic has ended, or its fences were lost
 ├── ReplayRunningError   a replay of this range is under way
+├── CatalogChangedError  a backfill goes on with another catalog of features than it began with
 └── NotCommittedError    the workers have not come past an erasure yet
 """
 
@@ -33,6 +36,14 @@ class LakeTooShortError(ReplayError):
 
 class LostAgainError(ReplayError):
     """The online store lost a partition, or was restored from an older copy, while it was being rebuilt."""
+
+
+class MoveRefusedError(ReplayError):
+    """A topic cannot be moved to its new log, as things are."""
+
+
+class MoveOvertakenError(ReplayError):
+    """Another move of the topic has ended, or the online store lost its fences, while this one ran."""
 
 
 class NothingStoredError(ReplayError):
@@ -89,3 +100,13 @@ class ReplayBegunError(ReplayError):
 
 class ReplayRunningError(ReplayError):
     """A replay of this range is under way."""
+
+
+class CatalogChangedError(ReplayError):
+    """A backfill goes on with another catalog of features than it began with."""
+
+    def __init__(self, began_with: int, now: int) -> None:
+        super().__init__(
+            f"This backfill was begun with a catalog of {began_with} values, and this code has another, of {now}.",
+            hint="Add --restart to begin anew: rows that lack features are replaced.",
+        )

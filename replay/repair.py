@@ -234,10 +234,10 @@ class PartitionRepair:
         offers: dict[str, bytes] = {}
         for user_id in user_ids:
             folded, found = self._fold.states[user_id], stored.get(user_id)
-            if found is not None and (_is_same(folded, found.state) or self._may_stay(found.state)):
+            if found is not None and (is_same(folded, found.state) or self._may_stay(found.state)):
                 self._agree(user_id, found)
             elif found is None or read_trailer(found.state).version <= read_trailer(folded).version:
-                offers[user_id] = _repair_of(folded, found)
+                offers[user_id] = repair_of(folded, found)
         if offers:
             await self._push(offers)
         return True
@@ -265,7 +265,7 @@ class PartitionRepair:
 
     async def _push(self, offers: Mapping[str, bytes]) -> None:
         now_ms = self._ports.clock.now_ms()
-        notes = [_note(user_id, state) for user_id, state in offers.items()]
+        notes = [note_of(user_id, state) for user_id, state in offers.items()]
         await asyncio.to_thread(self._sink.note, sorted(notes, key=lambda note: note.version), now_ms)
         servable_ms = self._ports.clock.now_ms()
         # of a conflict: live was faster; they stay, and are offered again when the lake has what live pushed
@@ -296,18 +296,21 @@ class PartitionRepair:
         )
 
 
-def _note(user_id: str, state: bytes) -> RepairNote:
+def note_of(user_id: str, state: bytes) -> RepairNote:
+    """Return the note of a state that is about to be offered."""
     generation, _, version = read_trailer(state)
     return RepairNote(user_id, generation, version)
 
 
-def _is_same(folded: bytes, stored: bytes) -> bool:
+def is_same(folded: bytes, stored: bytes) -> bool:
+    """Tell whether two states hold the same of the same log, however they came about."""
     return (
         folded[:-TRAILER_BYTES] == stored[:-TRAILER_BYTES]
         and read_trailer(folded).version == read_trailer(stored).version
     )
 
 
-def _repair_of(folded: bytes, found: StoredState | None) -> bytes:
+def repair_of(folded: bytes, found: StoredState | None) -> bytes:
+    """Return a folded state as what is to replace the stored one: built from nothing, one generation above it."""
     generation = 1 + (read_trailer(found.state).generation if found is not None else 0)
     return with_trailer(folded, Trailer(generation, 0, read_trailer(folded).version))
