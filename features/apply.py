@@ -79,11 +79,20 @@ def apply(state: TopicState | None, event: Event, offset: int) -> TopicState:
     Raises:
         StateError: the event belongs to another topic than the state.
     """
-    after = _born(event) if state is None else deepcopy(state)
-    _take(after, event, offset)
+    return take(None if state is None else deepcopy(state), event, offset)[0]
+
+
+def take(state: TopicState | None, event: Event, offset: int) -> tuple[TopicState, Outcome]:
+    """Do what `apply` does to a state that nobody else holds: it is changed in place, and what became of it is told.
+
+    Raises:
+        StateError: the event belongs to another topic than the state.
+    """
+    after = _born(event) if state is None else state
+    outcome = _take(after, event, offset)
     compact(after)
     after.forgotten_count = 0
-    return after
+    return after, outcome
 
 
 def fold(blob: bytes | None, log: Sequence[tuple[int, Event]], *, partial: bool = False) -> Fold:

@@ -164,7 +164,7 @@ class Target(Protocol):
         ...
 
 
-def open_target(settings: Settings, run: RunInfo, lane: Sequence[PartitionLog]) -> Target:  # noqa: ARG001 - for targets that write
+def open_target(settings: Settings, run: RunInfo, lane: Sequence[PartitionLog]) -> Target:
     """Open the target of one lane; what is heavy is imported here.
 
     Raises:
@@ -174,6 +174,10 @@ def open_target(settings: Settings, run: RunInfo, lane: Sequence[PartitionLog]) 
         from replay.fold_target import FoldTarget
 
         return FoldTarget(lane)
+    if run.into is Into.HISTORY:
+        from replay.history import open_history
+
+        return open_history(settings, run, lane)
     raise RangeError(f"A replay of a range does not write into {run.into}.")
 
 

@@ -7,6 +7,7 @@ every fold of a log asks for what it follows.
 from collections.abc import Sequence
 from typing import Final
 
+from features.catalog import FEATURES, STATUS_FIELDS
 from schemas.event import EVENT_TOPICS
 from sinks.lake_table import Column, ColumnType, LakeTable
 
@@ -88,4 +89,43 @@ SERVED: Final = LakeTable(
     position="sequence",
 )
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED)
+_COLUMN_TYPES: Final = {
+    "int": ColumnType.LONG,
+    "float": ColumnType.DOUBLE,
+    "bool": ColumnType.BOOLEAN,
+    "strings": ColumnType.STRINGS,
+}
+
+# `user_id` names the user, as every store holds it
+FEATURE_HISTORY: Final = LakeTable(
+    name="feature_history",
+    description="What the features of a user were just after each event, at the time of that event: a row per event "
+    "and definition version. Written by `shopstream replay --into history`, once per event: a second backfill adds "
+    "nothing. A release whose catalog has more features adds their columns, and its backfill replaces the rows of its "
+    "range that lack them.",
+    columns=(
+        Column("definition_version", ColumnType.INTEGER, "Definition version of the values.", skipping=True),
+        Column("feature_count", ColumnType.INTEGER, "Values in the catalog of the code that wrote it.", skipping=True),
+        Column("run_id", ColumnType.STRING, "The replay that wrote it."),
+        Column("user_id", ColumnType.STRING, "Whose features they are."),
+        Column("log_epoch", ColumnType.STRING, "Log that the offset is relative to.", skipping=True),
+        Column("topic", ColumnType.STRING, "Topic of the event.", skipping=True),
+        Column("partition", ColumnType.INTEGER, "Partition of the event.", skipping=True),
+        Column("offset", ColumnType.LONG, "Offset of the event.", skipping=True, spread=True),
+        Column(
+            "append_time_ms", ColumnType.LONG, "The broker's LogAppendTime of the event.", skipping=True, spread=True
+        ),
+        Column("append_date", ColumnType.DATE, "Day of `append_time_ms`, UTC; the table is partitioned by it."),
+        Column("event_time_ms", ColumnType.LONG, "When the event happened.", skipping=True, spread=True),
+        Column("outcome", ColumnType.STRING, "`applied`, `duplicate` or `late`: the last two change no value."),
+        *(
+            Column(output.name, _COLUMN_TYPES[output.dtype], output.description, nullable=True)
+            for output in (*FEATURES, *STATUS_FIELDS)
+        ),
+    ),
+    partitioned_by="append_date",
+    position="offset",
+    fills_gaps=True,
+)
+
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED, FEATURE_HISTORY)

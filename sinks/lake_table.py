@@ -13,6 +13,9 @@ class ColumnType(StrEnum):
     LONG = "long"
     DATE = "date"
     TIMESTAMP = "timestamp"
+    DOUBLE = "double"
+    BOOLEAN = "boolean"
+    STRINGS = "array"  # of strings
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,6 +236,9 @@ def arrow_schema(table: LakeTable) -> "pa.Schema":
         ColumnType.LONG: pa.int64(),
         ColumnType.DATE: pa.date32(),
         ColumnType.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+        ColumnType.DOUBLE: pa.float64(),
+        ColumnType.BOOLEAN: pa.bool_(),
+        ColumnType.STRINGS: pa.list_(pa.string()),
     }
     return pa.schema([pa.field(column.name, types[column.type], column.nullable) for column in table.columns])
 
