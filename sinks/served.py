@@ -102,17 +102,44 @@ class ServedSink:
         self._appender.append([TablePart(app_id, rows[-1].sequence, _arrow(rows))])
 
 
+class ServedMoment(NamedTuple):
+    """When and whom an answer was for."""
+
+    user_id: str
+    served_ms: int
+    as_of_ms: int
+
+
+def served_moments(
+    lake: Lake, first_ms: int, end_ms: int, *, users: Collection[str] | None = None
+) -> Iterator[ServedMoment]:
+    """Yield when and for whom there are answers: the same as `read_served`, without what was answered.
+
+    Raises:
+        LakeUnavailableError: the table cannot be read.
+    """
+    for columns in _read(lake, ServedMoment._fields, first_ms, end_ms, users):
+        yield from map(ServedMoment, *columns.values())
+
+
 def read_served(
     lake: Lake, first_ms: int, end_ms: int, *, users: Collection[str] | None = None
 ) -> Iterator[list[ServedRow]]:
     """Yield the answers from `first_ms` to before `end_ms`, in no order, a piece of the table at a time.
 
     Args:
-        users: whose; None for all.
+        users: whose, as stores hold them; None for all.
 
     Raises:
         LakeUnavailableError: the table cannot be read.
     """
+    for columns in _read(lake, (*_PLAIN, *_view_columns()), first_ms, end_ms, users):
+        yield _rows(columns)
+
+
+def _read(
+    lake: Lake, names: Sequence[str], first_ms: int, end_ms: int, users: Collection[str] | None
+) -> Iterator[dict[str, list[Any]]]:
     import pyarrow as pa
     from pyarrow import compute as pc
 
@@ -128,9 +155,9 @@ def read_served(
         dataset = handle.to_pyarrow_dataset(
             file_pruning_predicate=[("served_ms", ">=", first_ms), ("served_ms", "<", end_ms)]
         )
-        for batch in dataset.to_batches(columns=[*_PLAIN, *_view_columns()], filter=wanted):
+        for batch in dataset.to_batches(columns=list(names), filter=wanted):
             if batch.num_rows:
-                yield _rows({name: batch.column(name).to_pylist() for name in batch.schema.names})
+                yield {name: batch.column(name).to_pylist() for name in names}
 
 
 def _view_columns() -> list[str]:
