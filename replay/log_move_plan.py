@@ -141,7 +141,9 @@ class MovePlanner:
         (from_epoch,) = former
         first_offsets = await asyncio.to_thread(self._first_offsets, topic, from_epoch, info)
         planned = MovePlan(topic, from_epoch, info.log_epoch, first_offsets, bool(fences))
-        return await asyncio.to_thread(self._measured, planned, await self._ports.repair.tombstones())
+        was_applied = any(fence.next_offset for fence in fences.values() if fence.epoch == from_epoch)
+        tombstones = await self._ports.repair.tombstones()
+        return await asyncio.to_thread(self._measured, planned, tombstones, was_applied=was_applied)
 
     def _known_to_the_lake(self, topic: str, log_epoch: str, from_epochs: Collection[str]) -> set[str]:
         """Return which named logs the lake holds of a topic: of an online store that was emptied nothing tells it."""
@@ -167,7 +169,7 @@ class MovePlanner:
                 offsets[partition] = end if reach is None else min(end, reach.first_offset)
         return offsets
 
-    def _measured(self, planned: MovePlan, tombstones: Tombstones) -> MovePlan:
+    def _measured(self, planned: MovePlan, tombstones: Tombstones, *, was_applied: bool) -> MovePlan:
         logs = [
             PartitionLog(planned.from_epoch, planned.topic, partition)
             for partition in range(count_of(planned.from_epoch))
@@ -177,6 +179,8 @@ class MovePlanner:
         ends = self._ports.ends(planned.topic) if is_same_topic else {}
         unread = sum(max(0, ends.get(log.partition, 0) - planned.first_offsets.get(log.partition, 0)) for log in logs)
         problem = self._problem(planned, logs, counts, tombstones)
+        if not problem and was_applied and all(self._source.reach(log) is None for log in logs):
+            problem = f"{planned.topic}: the lake holds nothing of {planned.from_epoch}"
         return replace(
             planned, event_count=counts.total(), user_count=len(counts), unread_count=unread, problem=problem
         )
@@ -195,8 +199,6 @@ class MovePlanner:
                 f"{topic}: its users are pseudonymised, so nobody can tell which partition each belongs to. Start over "
                 "from the log instead (docs/how-to/operate-the-worker.md)"
             )
-        if planned.has_fences and not users and any(planned.first_offsets.values()):
-            return f"{topic}: the lake holds nothing of {planned.from_epoch}"
         now_ms = self._ports.repair.clock.now_ms()
         missing = (
             shortage(self._source, log, tombstones, now_ms=now_ms, future_tolerance_ms=self._ports.future_tolerance_ms)

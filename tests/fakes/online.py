@@ -3,12 +3,13 @@
 `tests/contract/` runs the same suite on these and on Redis through Feast.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from feature_repo.errors import OnlineStoreError, StateBytesError
 from feature_repo.fence import Fence, FenceMove, PartitionStatus
 from feature_repo.outcomes import report_outcomes
+from feature_repo.replacing import Replacement
 from feature_repo.states import StoredState
 from features.catalog import VIEWS
 from features.state import TRAILER_BYTES, read_trailer
@@ -43,6 +44,23 @@ class InMemoryStates:
         conflicts = tuple(dict.fromkeys(user for user, outcome in told if outcome is WriteOutcome.CONFLICT))
         if conflicts:
             raise VersionConflictError(conflicts)
+
+    async def replace(self, topic: str, rows: Sequence[Replacement], servable_ms: int) -> frozenset[str]:
+        """Replace states whatever their version, each only if it is the one that was read."""
+        changed = set()
+        for user_id, read, state in rows:
+            held = self.rows.get((topic, user_id))
+            if (held and held.state[-TRAILER_BYTES:]) != (read and read[-TRAILER_BYTES:]):
+                changed.add(user_id)
+            elif state is None:
+                self.rows.pop((topic, user_id), None)
+            else:
+                self.rows[topic, user_id] = StoredState(state, servable_ms)
+        return frozenset(changed)
+
+    def users(self) -> Iterator[list[str]]:
+        """Yield every user who has a state."""
+        yield sorted({user_id for _, user_id in self.rows})
 
     def put(self, topic: str, user_id: str, stored: bytes) -> None:
         """Store bytes as they are, past all checks."""
