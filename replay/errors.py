@@ -5,6 +5,7 @@ ReplayError
 ├── LakeTooShortError    the lake does not reach back far enough for complete values
 ├── LostAgainError       the online store lost a partition while it was being rebuilt
 ├── NothingStoredError   there is no partition that could be rebuilt
+├── NothingServedError   of users who were named no answer was kept
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
 ├── NotReadYetError      no worker has read what was published again
 ├── RangeError           a range, or a topic or user of it, is none that can be replayed
@@ -48,6 +49,21 @@ class MoveOvertakenError(ReplayError):
 
 class NothingStoredError(ReplayError):
     """Neither the online store nor the lake knows a partition."""
+
+
+class NothingServedError(ReplayError):
+    """Of users who were named no answer was kept in the time that was asked for.
+
+    Args:
+        users: theirs, as they were given.
+    """
+
+    def __init__(self, users: Sequence[str]) -> None:
+        shown = ", ".join(users[:5]) + (", …" if len(users) > 5 else "")
+        super().__init__(
+            f"No answer of {shown} was kept in that time.",
+            hint="Readers keep the share serving.served_share of what they answer; `--from` may reach further back.",
+        )
 
 
 class NoSuchLetterError(ReplayError):
