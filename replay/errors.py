@@ -5,6 +5,7 @@ ReplayError
 ├── LakeTooShortError    the lake does not reach back far enough for complete values
 ├── LostAgainError       the online store lost a partition while it was being rebuilt
 ├── NothingStoredError   there is no partition that could be rebuilt
+├── UnknownUsersError    of users who were named there is no event
 ├── NothingServedError   of users who were named no answer was kept
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
 ├── NotReadYetError      no worker has read what was published again
@@ -15,6 +16,7 @@ ReplayError
 ├── MoveOvertakenError   another move of the topic has ended, or its fences were lost
 ├── ReplayRunningError   a replay of this range is under way
 ├── CatalogChangedError  a backfill goes on with another catalog of features than it began with
+├── NoSuchDefinitionError    there is nothing of a definition version
 └── NotCommittedError    the workers have not come past an erasure yet
 """
 
@@ -49,6 +51,23 @@ class MoveOvertakenError(ReplayError):
 
 class NothingStoredError(ReplayError):
     """Neither the online store nor the lake knows a partition."""
+
+
+class UnknownUsersError(ReplayError):
+    """Of users who were named there is no event.
+
+    Args:
+        users: as they are stored.
+        source: `lake` or `kafka`.
+    """
+
+    def __init__(self, users: Sequence[str], source: str) -> None:
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5:,} more" if len(users) > 5 else "")
+        held = "the lake holds" if source == "lake" else "Kafka retains"
+        super().__init__(
+            f"{held[0].upper()}{held[1:]} no event of {shown}.",
+            hint="Nothing was changed. Ids are compared exactly; the lake is up to a flush behind.",
+        )
 
 
 class NothingServedError(ReplayError):
@@ -116,6 +135,22 @@ class ReplayBegunError(ReplayError):
 
 class ReplayRunningError(ReplayError):
     """A replay of this range is under way."""
+
+
+class NoSuchDefinitionError(ReplayError):
+    """There is nothing of a definition version, or nothing any more.
+
+    Args:
+        held: the versions that there are.
+        what: the beginning of the sentence that says so.
+    """
+
+    def __init__(self, version: int, held: Sequence[int], what: str) -> None:
+        known = ", ".join(map(str, held))
+        super().__init__(
+            f"{what} definition version {version}; there {'are' if len(held) > 1 else 'is'} {known or 'none'}.",
+            hint="`shopstream replay --into history` writes those of the version whose code it is run with.",
+        )
 
 
 class CatalogChangedError(ReplayError):
