@@ -8,12 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
+from cli.definitions import compare, retire
 from features.catalog import DEFINITION_VERSION, FEATURES, WINDOWS
 
 if TYPE_CHECKING:
     from serving.reader import UserFeatures, ViewFreshness
 
-app = typer.Typer(no_args_is_help=True, help="Features: the catalog, and the values of users.")
+app = typer.Typer(no_args_is_help=True, help="Features: the catalog, the values of users, definition versions.")
+app.command("compare")(compare)
+app.command("retire")(retire)
 
 
 @app.command("list")

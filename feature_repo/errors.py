@@ -5,6 +5,7 @@ FeatureRepoError             root
 │   ├── OnlineStoreAccessError   it refuses us, or we its certificate: trying again cannot help
 │   └── StateBytesError      bytes in the online store, or on their way to it, are not a state
 ├── OfflineStoreError        labels cannot be joined, or Feast asked for what the offline store does not do
+├── DefinitionVersionError   a definition version is none that this can be done with
 ├── AmbiguousStateError      features were asked for in a way that confuses the states of both topics
 └── RegistryError            the Feast registry cannot be read or written
     ├── RegistryConflictError    another process applied definitions meanwhile
@@ -49,6 +50,10 @@ class StateBytesError(OnlineStoreError):
 
 class OfflineStoreError(FeatureRepoError):
     """Labels cannot be joined with the log of states, or Feast asked for what the offline store does not do."""
+
+
+class DefinitionVersionError(FeatureRepoError):
+    """A definition version does not exist (any more), or is none that this can be done with."""
 
 
 class AmbiguousStateError(FeatureRepoError):

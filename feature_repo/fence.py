@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.definition import versioned
+from config.definition import DEFINITION_VERSION, versioned
 from config.settings import Settings
 from feature_repo.connections import RedisConnections
 from feature_repo.errors import OnlineStoreError
@@ -66,9 +66,9 @@ class FenceMove:
         return fence is None or fence.epoch != self.epoch or fence.next_offset < self.reached
 
 
-def fence_key(project: str, topic: str) -> str:
-    """Name the hash that holds a topic's fences, of this definition version."""
-    return f"{project}:{versioned('fence')}:{topic}"
+def fence_key(project: str, topic: str, version: int = DEFINITION_VERSION) -> str:
+    """Name the hash that holds a topic's fences of a definition version."""
+    return f"{project}:{versioned('fence', version)}:{topic}"
 
 
 class FenceStore:
