@@ -80,7 +80,8 @@ class _Run:
 
     async def run(self) -> dict[str, Any]:
         """Plan and rebuild; return the JSON form of the result."""
-        from replay.rebuild import PartitionResult, opened_rebuild
+        from replay.rebuild import PartitionResult
+        from replay.repair_opening import opened_rebuild
 
         async with opened_rebuild(self._settings) as rebuild:
             plans = await rebuild.plan(self._topics, everything=self._everything)

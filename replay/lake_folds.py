@@ -101,6 +101,11 @@ class LakeFold:
         self.position = 0
         self.event_count = 0
 
+    @property
+    def source_name(self) -> str:
+        """Tell what is folded: `lake` or `kafka`."""
+        return self._source.name
+
     def read_on(self) -> bool:
         """Take in what the source has got since the last time; tell whether there was anything.
 

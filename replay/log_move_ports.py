@@ -23,7 +23,7 @@ async def opened_log_move(settings: Settings, topics: Mapping[str, TopicInfo]) -
     from feature_repo.opening import open_feature_store
     from feature_repo.replacing import StateReplacing
     from replay.group_watch import GroupWatch
-    from replay.rebuild import repair_ports
+    from replay.repair_opening import repair_ports
     from streams.observing import GroupLags
 
     watch, lags = GroupWatch(settings, topics), GroupLags(settings)

@@ -11,13 +11,11 @@ states though the partition was LIVE by then marks it REBUILDING again, so that 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from config.errors import ShopstreamError
-from config.settings import Settings
 from feature_repo.fence import Fence, PartitionStatus
 from replay.completeness import COMPLETE_AFTER_MS, shortage
 from replay.errors import LakeTooShortError, LostAgainError
@@ -35,8 +33,6 @@ __all__ = [
     "Rebuild",
     "RebuildFences",
     "another_log",
-    "opened_rebuild",
-    "repair_ports",
 ]
 
 PARTITIONS_AT_ONCE: Final = 4
@@ -161,7 +157,7 @@ class Rebuild:
         return plans
 
     def _plan(self, log: PartitionLog, fence: Fence | None, tombstones: Tombstones) -> PartitionPlan:
-        source = self._ports.events
+        source = self._ports.events()
         reach, end_offset, former = source.reach(log), source.position(log), source.former(log)
         first_offset = 0 if former is None else former.first_offset
         counts = event_counts_of([*earlier_parts(former), LogPart(source, log, first_offset, end_offset, never)])
@@ -169,7 +165,8 @@ class Rebuild:
         if fence is not None and fence.epoch != log.log_epoch:
             return replace(planned, problem=another_log(log, fence))
         if reach is None and fence is not None and fence.next_offset > first_offset:
-            return replace(planned, problem=f"{log.topic}-{log.partition}: the {source.name} holds nothing of it")
+            held = "the lake holds" if source.name == "lake" else "Kafka retains"
+            return replace(planned, problem=f"{log.topic}-{log.partition}: {held} nothing of it")
         problem = shortage(
             source, log, tombstones,
             now_ms=self._ports.clock.now_ms(), future_tolerance_ms=self._future_tolerance_ms,
@@ -199,8 +196,8 @@ class Rebuild:
             LakeUnavailableError, OnlineStoreError: call again.
         """
         if planned.problem:
-            hint = "" if "--from-epoch" in planned.problem else "Restore the lake's oldest part, or wait."
-            raise LakeTooShortError(f"{planned.problem}.", hint=hint)
+            hint = "Restore the lake's oldest part, read another source (--source), or wait."
+            raise LakeTooShortError(f"{planned.problem}.", hint="" if "--from-epoch" in planned.problem else hint)
         log = planned.log
         repair = PartitionRepair(log, FoldOrder.LOG, self._ports, wait_s=self._wait_s)
         self._repairs.append(repair)
@@ -261,44 +258,4 @@ def another_log(log: PartitionLog, fence: Fence) -> str:
     return (
         f"{log.topic}-{log.partition}: the stored states are of another log ({fence.epoch}); the topic is "
         f"{log.log_epoch} now. Move them: `shopstream replay --into online --from-epoch={fence.epoch}`"
-    )
-
-
-@asynccontextmanager
-async def opened_rebuild(settings: Settings) -> AsyncIterator[Rebuild]:
-    """Open the stores of the settings for a rebuild.
-
-    Raises:
-        SettingsError: no Redis is set.
-    """
-    from feature_repo.fence import FenceStore
-    from feature_repo.opening import open_feature_store
-
-    store = open_feature_store(settings)
-    fences = FenceStore.beside(store)
-    try:
-        ports = repair_ports(settings, store)
-        yield Rebuild(ports, fences, future_tolerance_ms=settings.events.future_tolerance_ms)
-    finally:
-        await store.close()
-
-
-def repair_ports(settings: Settings, store: Any) -> RepairPorts:
-    """Return what a repair needs, over an open feature store."""
-    from feature_repo.erasing import ErasedStates
-    from feature_repo.fence import FenceStore
-    from feature_repo.states import StateStore
-    from schemas.privacy import Pseudonyms
-    from sinks.online import OnlineSink
-    from streams.adapters import FeastStates
-    from streams.clock import SystemClock
-    from streams.erasures import KnownErasures
-
-    pseudonyms = Pseudonyms.with_key_of(settings.privacy)
-    return RepairPorts(
-        lake=settings.lake_path,
-        online=FeastStates(StateStore(store), OnlineSink(store)),
-        fences=FenceStore.beside(store),
-        clock=SystemClock(),
-        tombstones=KnownErasures(settings.lake_path, ErasedStates(store), pseudonyms).read,
     )

@@ -61,10 +61,10 @@ class RepairPorts:
     """What a repair reads and writes.
 
     Attributes:
-        lake: where repairs are noted, and what is folded unless `source` says otherwise.
+        lake: where repairs are noted, and what is folded unless `open_source` says otherwise.
         online: where states are loaded and pushed.
         tombstones: tells whose events were erased and must not come back.
-        source: what is folded; the lake if it is None.
+        open_source: gives what is folded, one for each partition; the lake if it is None.
     """
 
     lake: Lake
@@ -72,12 +72,11 @@ class RepairPorts:
     fences: RepairFences
     clock: Clock
     tombstones: Callable[[], Awaitable[Tombstones]] = _nobody_erased
-    source: EventSource | None = None
+    open_source: Callable[[], EventSource] | None = None
 
-    @property
     def events(self) -> EventSource:
-        """What is folded."""
-        return LakeSource(self.lake) if self.source is None else self.source
+        """Return what is folded, for one thread at a time."""
+        return LakeSource(self.lake) if self.open_source is None else self.open_source()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ class PartitionRepair:
         self._log = log
         self._ports = ports
         self._wait_s = wait_s
-        self._fold = LakeFold(ports.events, log, order, users=users)
+        self._fold = LakeFold(ports.events(), log, order, users=users)
         self._tombstones = Tombstones()
         self._sink = RepairSink(ports.lake, log, order.value)
         self._versions: dict[str, int] = {}
@@ -289,8 +288,9 @@ class PartitionRepair:
         applied = 0 if fence is None else fence.next_offset
         waiting = f"; {len(self._fold.states)} users wait for it" if self._fold.states else ""
         return RepairStuckError(
-            f"{self._log.topic}-{self._log.partition}: the lake holds the log up to offset {self._fold.position}, the "
-            f"online store up to {applied}{waiting}. That did not change for {self._wait_s:g} s.",
+            f"{self._log.topic}-{self._log.partition}: the {self._fold.source_name} holds the log up to offset "
+            f"{self._fold.position}, the online store up to {applied}{waiting}. That did not change for "
+            f"{self._wait_s:g} s.",
             hint="Start a worker, or see why the one that runs does not flush; then run this again, it goes on where "
             "it stopped. If the lake was restored from an older copy, restore the newest one.",
         )

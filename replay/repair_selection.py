@@ -104,7 +104,7 @@ class SelectionRepair:
         known = {user for selection in selections for user in selection.event_counts}
         unknown = [user for user in users if user not in known]
         if unknown:
-            raise UnknownUsersError(unknown, self._ports.events.name)
+            raise UnknownUsersError(unknown, self._ports.events().name)
         return selections
 
     def _select(self, users: Collection[str]) -> list[UserSelection]:
@@ -120,7 +120,7 @@ class SelectionRepair:
         return selections
 
     def _counts(self, log: PartitionLog, users: Collection[str]) -> Counter[str]:
-        source = self._ports.events
+        source = self._ports.events()
         former = source.former(log)
         first_offset = 0 if former is None else former.first_offset
         own = LogPart(source, log, first_offset, source.position(log), never)

@@ -6,7 +6,8 @@ from collections import Counter
 from config.errors import ShopstreamError
 from config.settings import Settings
 from feature_repo.fence import PartitionStatus
-from replay.rebuild import PartitionResult, opened_rebuild
+from replay.rebuild import PartitionResult
+from replay.repair_opening import opened_rebuild
 from schemas.event import EVENT_TOPICS
 from schemas.topics import describe_topics
 from serving.reader import FeatureReader, ViewStatus

@@ -1,0 +1,78 @@
+"""Opens what repairs and rebuilds need, over the settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from config.settings import Settings
+from replay.rebuild import Rebuild
+from replay.repair import RepairPorts
+
+
+@asynccontextmanager
+async def opened_rebuild(settings: Settings, source: str = "lake") -> AsyncIterator[Rebuild]:
+    """Open the stores of the settings for a rebuild.
+
+    Args:
+        source: `lake`, or `kafka` as far as live has applied it.
+
+    Raises:
+        SettingsError: no Redis is set, or no Kafka or registry to read from.
+    """
+    from feature_repo.fence import FenceStore
+
+    async with opened_repair_ports(settings, source) as (ports, store):
+        fences = FenceStore.beside(store)
+        yield Rebuild(ports, fences, future_tolerance_ms=settings.events.future_tolerance_ms)
+
+
+@asynccontextmanager
+async def opened_repair_ports(settings: Settings, source: str = "lake") -> AsyncIterator[tuple[RepairPorts, Any]]:
+    """Open what a repair needs, and the feature store beneath it.
+
+    Args:
+        source: `lake`, or `kafka` as far as live has applied it.
+
+    Raises:
+        SettingsError: no Redis is set, or no Kafka or registry to read from.
+    """
+    from feature_repo.fence import FenceStore
+    from feature_repo.opening import open_feature_store
+    from replay.applied_source import AppliedSource
+    from replay.kafka_source import KafkaSource
+    from schemas.registry import RegistryClient
+
+    with ExitStack() as clients:
+        store = open_feature_store(settings)
+        try:
+            ports = repair_ports(settings, store)
+            if source == "kafka":
+                registry = RegistryClient(settings.require("registry").registry)
+                clients.callback(registry.close)
+                read_fences = FenceStore.beside(store).read_blocking
+                ports = replace(ports, open_source=lambda: AppliedSource(KafkaSource(settings, registry), read_fences))
+            yield ports, store
+        finally:
+            await store.close()
+
+
+def repair_ports(settings: Settings, store: Any) -> RepairPorts:
+    """Return what a repair needs, over an open feature store."""
+    from feature_repo.erasing import ErasedStates
+    from feature_repo.fence import FenceStore
+    from feature_repo.states import StateStore
+    from schemas.privacy import Pseudonyms
+    from sinks.online import OnlineSink
+    from streams.adapters import FeastStates
+    from streams.clock import SystemClock
+    from streams.erasures import KnownErasures
+
+    pseudonyms = Pseudonyms.with_key_of(settings.privacy)
+    return RepairPorts(
+        lake=settings.lake_path,
+        online=FeastStates(StateStore(store), OnlineSink(store)),
+        fences=FenceStore.beside(store),
+        clock=SystemClock(),
+        tombstones=KnownErasures(settings.lake_path, ErasedStates(store), pseudonyms).read,
+    )
