@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,11 +58,12 @@ def problems_of_reading(new: str, old: str) -> list[str]:
     reader, writer = load(new), load(old)
     if reader.name != writer.name:
         return [f"the record is named {reader.name}, and was {writer.name}"]
-    problems = _field_problems(new, old)
-    found = ReaderWriterCompatibilityChecker().get_compatibility(_parsed(new), _parsed(old))
+    same_names = _renamed(old, writer.names_in(reader))
+    problems = _field_problems(new, same_names)
+    found = ReaderWriterCompatibilityChecker().get_compatibility(_parsed(new), _parsed(same_names))
     if found.compatibility is not SchemaCompatibilityType.compatible and not problems:
         problems.append(", ".join(sorted(found.messages)))
-    return problems + _logical_problems(reader, writer)
+    return problems + _logical_problems(reader, writer.named_as(reader))
 
 
 def incompatibilities(new: str, registered: Sequence[tuple[int, str]]) -> list[Incompatibility]:
@@ -99,7 +100,9 @@ def differences(old: str, new: str) -> list[str]:
     """
     before, after = load(old), load(new)
     changes = [] if before.name == after.name else [f"the record is renamed from {before.name} to {after.name}"]
-    old_fields, new_fields = _fields(old), _fields(new)
+    renamed = before.names_in(after)
+    changes += [f"{name} is renamed to {new_name}, which has an alias" for name, new_name in renamed.items()]
+    old_fields, new_fields = _fields(_renamed(old, renamed)), _fields(new)
     changes += [
         f"{name} is removed ({_shown(old_fields[name]['type'])})" for name in old_fields if name not in new_fields
     ]
@@ -114,7 +117,7 @@ def differences(old: str, new: str) -> list[str]:
             changes.append(f"{name} had {_default_words(was)} and has {_default_words(part)}")
         if was.get("doc") != part.get("doc"):
             changes.append(f"the documentation of {name} changes")
-    kept_before = [name for name in before.field_names if name in new_fields]
+    kept_before = [name for name in old_fields if name in new_fields]
     kept_after = [name for name in after.field_names if name in old_fields]
     if kept_before != kept_after:
         changes.append(f"the order of the fields changes to {', '.join(after.field_names)}")
@@ -127,7 +130,7 @@ def _field_problems(new: str, old: str) -> list[str]:
     written = writer.fields_dict
     problems = []
     for part in reader.fields:
-        source = written.get(part.name)  # aliases are not followed: the codec reads by name
+        source = written.get(part.name)
         if source is None:
             if not part.has_default:
                 problems.append(f"{part.name} is required (it has no default), and is not in what was written")
@@ -137,6 +140,14 @@ def _field_problems(new: str, old: str) -> list[str]:
             was, now = _shown(source.type.to_json()), _shown(part.type.to_json())
             problems.append(f"{part.name} is {now}, and was {was}: {', '.join(sorted(found.messages))}")
     return problems
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """Return a schema with other names of its fields."""
+    document = json.loads(text)
+    for part in document["fields"]:
+        part["name"] = names.get(part["name"], part["name"])
+    return json.dumps(document)
 
 
 def _logical_problems(reader: LoadedSchema, writer: LoadedSchema) -> list[str]:

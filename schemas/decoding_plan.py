@@ -120,6 +120,7 @@ def plan_for(schema_id: int, text: str, values_max: int = VALUES_MAX) -> Decodin
     if topic is None or reader is None:
         known = " and ".join(_readers())
         return Problem(Reason.UNDECODABLE, f"Schema {schema_id} is {writer.name}; only {known} are read.")
+    writer = writer.named_as(reader)
     time_type = writer.logical_types.get(TIME_FIELD, TIME_LOGICAL_TYPE)
     if time_type != TIME_LOGICAL_TYPE:
         detail = f"{TIME_FIELD} is {time_type} in schema {schema_id}; it must be {TIME_LOGICAL_TYPE}."

@@ -8,7 +8,7 @@ items that take a byte or two each, and yet an object or more in memory: `Loaded
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,6 +64,7 @@ class LoadedSchema:
             that values come as they were written and two schemas of equal bytes are equal.
         logical_types: logical type of each top-level field that has one.
         defaults: default of each top-level field that has one.
+        aliases: former names of each top-level field that has any.
         values_outside: most values that a message holds outside of arrays and maps.
         values_per_byte: most values that a byte of arrays and maps can hold.
     """
@@ -74,6 +75,7 @@ class LoadedSchema:
     defaults: Mapping[str, Any]
     values_outside: int
     values_per_byte: float
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bytes_for(self, values: int) -> int:
         """Return the size of body up to which a message holds at most so many values."""
@@ -94,6 +96,37 @@ class LoadedSchema:
     def text(self) -> str:
         """Return the wire form as JSON."""
         return json.dumps(_bare(self.wire))
+
+    def named_as(self, reader: "LoadedSchema") -> "LoadedSchema":
+        """Return it with the reader's names for fields that were renamed, as the aliases of either say.
+
+        A field that both have by one name keeps it, and no two become one. Names are not on the wire, so it reads the
+        same bytes.
+        """
+        names = self.names_in(reader)
+        if not names:
+            return self
+        fields = [{**part, "name": names.get(part["name"], part["name"])} for part in self.wire["fields"]]
+        return replace(
+            self,
+            wire=parse_schema({"type": "record", "name": self.name, "fields": fields}),
+            logical_types={names.get(name, name): found for name, found in self.logical_types.items()},
+            defaults={names.get(name, name): found for name, found in self.defaults.items()},
+            aliases={names.get(name, name): found for name, found in self.aliases.items()},
+        )
+
+    def names_in(self, reader: "LoadedSchema") -> dict[str, str]:
+        """Return the fields that the reader has under another name, and that name."""
+        free = [name for name in reader.field_names if name not in self.field_names]
+        names: dict[str, str] = {}
+        for name in self.field_names:
+            if name not in reader.field_names:
+                former = self.aliases.get(name, ())
+                found = [other for other in free if other in former or name in reader.aliases.get(other, ())]
+                if found:
+                    names[name] = found[0]
+                    free.remove(found[0])
+        return names
 
     def reading(self, writer: "LoadedSchema") -> dict[str, Any]:
         """Return it as a reader's schema for fastavro: the wire form with the defaults, then what only the writer has.
@@ -149,6 +182,7 @@ def load(text: str) -> LoadedSchema:
         wire=wire,
         logical_types={part["name"]: found for part in parsed["fields"] if (found := _logical_type(part["type"]))},
         defaults={part["name"]: part["default"] for part in parsed["fields"] if "default" in part},
+        aliases={part["name"]: tuple(part["aliases"]) for part in parsed["fields"] if part.get("aliases")},
         values_outside=size.nodes,
         values_per_byte=measure.values_per_byte,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.compatibility import differences, fingerprints, incompatibilities, problems_of_reading
+from schemas.compatibility import differences, fingerprints, incompatibilities, order_problems, problems_of_reading
 from schemas.errors import UnsafeSchemaError
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC
 from schemas.loading import own_schema
@@ -78,13 +78,23 @@ def test_changes_that_cannot(change: Change, words: str) -> None:
     assert problems[0].startswith(words)
 
 
-def test_renaming_by_alias_is_refused_since_the_codec_reads_by_name() -> None:
-    def rename(schema: dict[str, Any]) -> None:
-        field(schema, "product_id").update(name="sku", aliases=["product_id"])
+def rename(name: str, new_name: str, **more: Any) -> Change:
+    return lambda schema: field(schema, name).update(name=new_name, **more)
 
-    assert problems_of_reading(changed(rename), OLD) == [
-        "sku is required (it has no default), and is not in what was written"
-    ]
+
+def test_a_field_may_be_renamed_with_an_alias_and_not_without() -> None:
+    with_alias = changed(rename("product_id", "sku", aliases=["product_id"]))
+    assert problems_of_reading(with_alias, OLD) == []
+    assert order_problems(with_alias, OLD) == []  # producers may go first: the codec follows their aliases, too
+    assert differences(OLD, with_alias) == ["product_id is renamed to sku, which has an alias"]
+    without = changed(rename("product_id", "sku"))
+    assert problems_of_reading(without, OLD) == ["sku is required (it has no default), and is not in what was written"]
+
+
+def test_a_renamed_field_keeps_its_meaning() -> None:
+    micros = {"type": "long", "logicalType": "timestamp-micros"}
+    renamed = changed(rename("event_time", "happened", aliases=["event_time"], type=micros))
+    assert problems_of_reading(renamed, OLD) == ["happened is timestamp-micros, and was timestamp-millis"]
 
 
 def test_the_check_is_transitive() -> None:

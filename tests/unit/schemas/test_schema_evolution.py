@@ -79,6 +79,53 @@ def without(name: str, topic: str = CLICKS_TOPIC) -> dict[str, Any]:
     return schema
 
 
+def renamed(name: str, new_name: str, aliases: list[str], topic: str = CLICKS_TOPIC) -> dict[str, Any]:
+    schema = own(topic)
+    for part in schema["fields"]:
+        if part["name"] == name:
+            part.update(name=new_name, aliases=aliases)
+    return schema
+
+
+def test_a_field_that_a_producer_renamed_is_found_by_its_alias(foreign: Foreign) -> None:
+    schema = renamed("product_id", "sku", ["article", "product_id"], CARTS_TOPIC)
+    decoded = foreign.decode(schema, CARTS_TOPIC, sku="p-9")
+    assert isinstance(decoded, Decoded)
+    assert decoded.event.product_id == "p-9"
+
+
+def test_without_an_alias_it_is_another_field(foreign: Foreign) -> None:
+    letter = foreign.letter(renamed("product_id", "sku", [], CARTS_TOPIC), CARTS_TOPIC, sku="p-9")
+    assert (letter.reason, letter.detail) == (
+        Reason.MISSING_FIELD,
+        f"Schema {letter.schema_id} has no product_id, which is required.",
+    )
+
+
+def test_an_alias_takes_nothing_from_a_field_of_that_very_name(foreign: Foreign) -> None:
+    schema = own()
+    schema["fields"].append({"name": "landing", "type": "string", "aliases": ["page"]})
+    decoded = foreign.decode(schema, landing="/landing")
+    assert isinstance(decoded, Decoded)
+    assert decoded.event.page == "/"
+
+
+def test_of_two_fields_with_one_alias_the_first_has_it(foreign: Foreign) -> None:
+    schema = renamed("page", "path", ["page"])
+    schema["fields"].append({"name": "landing", "type": "string", "aliases": ["page"]})
+    decoded = foreign.decode(schema, path="/path", landing="/landing")
+    assert isinstance(decoded, Decoded)
+    assert decoded.event.page == "/path"
+
+
+def test_a_renamed_field_of_another_type_names_ours(foreign: Foreign) -> None:
+    schema = renamed("unit_price_minor", "unit_price", ["unit_price_minor"], CARTS_TOPIC)
+    next(part for part in schema["fields"] if part["name"] == "unit_price")["type"] = "double"
+    letter = foreign.letter(schema, CARTS_TOPIC, unit_price=19.99)
+    assert letter.reason is Reason.INVALID_VALUE
+    assert letter.detail == "unit_price_minor was written as float; it must be long."
+
+
 def with_more(*parts: dict[str, Any]) -> dict[str, Any]:
     schema = own()
     schema["fields"] += parts
