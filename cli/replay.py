@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
+from cli.replay_move import move_topics
+from cli.replay_users import named_users, repair_named_users
 from config.errors import ShopstreamError
 from config.settings import Settings
 from schemas.event import EVENT_TOPICS
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from replay.rebuild import PartitionPlan, PartitionResult, Rebuild
 
 TELL_EVERY_S = 2.0
+
+
+class Source(StrEnum):
+    """What a replay reads."""
+
+    LAKE = "lake"
+    KAFKA = "kafka"
 
 
 class Target(StrEnum):
@@ -36,23 +45,46 @@ def replay(
     everything: Annotated[
         bool, typer.Option("--all", help="With --topic: all its partitions, not only those that are REBUILDING.")
     ] = False,
+    source: Annotated[Source, typer.Option("--source", help="What is folded.")] = Source.LAKE,
+    user: Annotated[list[str] | None, typer.Option("--user", help="Only repair this user; may be repeated.")] = None,
+    users_file: Annotated[
+        str | None, typer.Option("--users-file", help="Users to repair, one id per line; - for standard input.")
+    ] = None,
+    from_epoch: Annotated[
+        list[str] | None,
+        typer.Option("--from-epoch", help="Move the states from this log to the topic's new one; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be read and written.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Rebuild the states of partitions that were lost with Redis, from the lake, while the worker goes on.
+    """Rebuild the states of partitions that were lost with Redis, while the worker goes on.
 
     A partition is LIVE again when each of its users has a complete state. It may be stopped at any time and run again:
     states that are right are left alone. It exits with 1 when a partition cannot be rebuilt, and says why.
+
+    With --user or --users-file it mends the states of these users only. With --from-epoch it moves a topic that got
+    more partitions, or was created again, to its new log.
     """
-    if everything and topic is None:
-        raise typer.BadParameter("--all needs --topic", param_hint="--all")
+    users = named_users(user, users_file)
+    if everything and (topic is None or users or from_epoch):
+        raise typer.BadParameter(
+            "--all needs --topic, and goes with neither users nor --from-epoch", param_hint="--all"
+        )
+    if from_epoch and (users or source is Source.KAFKA):
+        raise typer.BadParameter("--from-epoch moves all users, and folds the lake", param_hint="--from-epoch")
     if topic is not None and topic not in EVENT_TOPICS:
         raise typer.BadParameter(f"{topic!r} is none of {', '.join(EVENT_TOPICS)}", param_hint="--topic")
     del into  # there is one so far
     settings = invocation(ctx).settings().require("kafka", "redis")
     described = describe_topics(settings)
     topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
-    run = _Run(settings, topics, everything=everything, dry_run=dry_run, console=progress_console())
+    if users is not None:
+        repair_named_users(settings, topics, users, source=source.value, dry_run=dry_run, json=json)
+        return
+    if from_epoch:
+        move_topics(settings, topics, from_epoch, dry_run=dry_run, json=json)
+        return
+    run = _Run(settings, topics, source, everything=everything, dry_run=dry_run, console=progress_console())
     payload = asyncio.run(run.run())
     emit(payload, as_json=json, text=lambda out: _print(out, payload))
     if payload["failures"]:
@@ -66,6 +98,7 @@ class _Run:
         self,
         settings: Settings,
         topics: Mapping[str, TopicInfo],
+        source: Source,
         *,
         everything: bool,
         dry_run: bool,
@@ -73,6 +106,7 @@ class _Run:
     ) -> None:
         self._settings = settings
         self._topics = topics
+        self._source = source
         self._everything = everything
         self._dry_run = dry_run
         self._console = console
@@ -83,7 +117,7 @@ class _Run:
         from replay.rebuild import PartitionResult
         from replay.repair_opening import opened_rebuild
 
-        async with opened_rebuild(self._settings) as rebuild:
+        async with opened_rebuild(self._settings, self._source.value) as rebuild:
             plans = await rebuild.plan(self._topics, everything=self._everything)
             self._announce(plans)
             outcomes = [] if self._dry_run else await self._rebuild(rebuild, plans)
@@ -93,6 +127,7 @@ class _Run:
             self._console.print(failure, style="red", highlight=False, soft_wrap=True)
         return {
             "into": Target.ONLINE.value,
+            "source": self._source.value,
             "dry_run": self._dry_run,
             "planned": [planned.payload() for planned in plans],
             "rebuilt": [result.payload() for result in results],
@@ -104,8 +139,8 @@ class _Run:
         for planned in plans:
             log = planned.log
             line = (
-                f"{log.topic}-{log.partition}: reads {planned.event_count:,} events of raw_events, writes up to "
-                f"{planned.user_count:,} states to Redis, and a row for each to feature_log and repairs"
+                f"{log.topic}-{log.partition}: reads {planned.event_count:,} events of the {self._source}, writes up "
+                f"to {planned.user_count:,} states to Redis, and a row for each to feature_log and repairs"
             )
             self._console.print(planned.problem or line, highlight=False, soft_wrap=True)
 
