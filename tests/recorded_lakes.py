@@ -1,7 +1,7 @@
 """Small lakes as a worker would have written them: events arrive, are folded, and are readable from some instant on."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ class RecordedLake:
     """A lake in the making; `write` appends what arrived since the last time, in one commit per table.
 
     Attributes:
+        topic_ids: by topic; another lake object on the same root with others is a topic that was created anew.
         logs: (offset, event) by topic and user, in log order.
         pushed: (servable_ms, state) by topic and user, in the order of pushes.
     """
 
     root: Path
+    topic_ids: Mapping[str, str] = field(default_factory=lambda: TOPIC_IDS)
     logs: dict[tuple[str, str], list[tuple[int, Event]]] = field(default_factory=lambda: defaultdict(list))
     pushed: dict[tuple[str, str], list[tuple[int, bytes]]] = field(default_factory=lambda: defaultdict(list))
     _next: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
@@ -97,7 +99,7 @@ class RecordedLake:
 
     def _flush(self, topic: str, partition: int) -> PartitionFlush:
         if (topic, partition) not in self._rows:
-            topic_id = TOPIC_IDS[topic]
+            topic_id = self.topic_ids[topic]
             epoch = f"{topic_id}:{PARTITIONS}"
             self._rows[topic, partition] = PartitionFlush(topic, topic_id, epoch, partition, 0, 0)
         return self._rows[topic, partition]

@@ -1,0 +1,119 @@
+"""The lake as one set sees it: its tables at fixed versions, and from when on they hold what a set needs."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sinks.delta import explained, opened
+from sinks.lake_reads import partition_rows
+from sinks.lake_root import Lake, LakeRoot, Pin, TableAddress, pinned
+from sinks.tables import DEAD_LETTERS, FEATURE_LOG, RAW_EVENTS, LakeTable
+from training.errors import NotInLakeError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+_READ: Final = (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Tables at the versions that they had when the set was begun.
+
+    Attributes:
+        lake: reads them at these versions.
+        versions: by table; a table that does not exist is absent.
+    """
+
+    lake: Lake
+    versions: dict[str, int]
+
+    @classmethod
+    def of(cls, lake: Lake) -> "Snapshot":
+        """Take one of a lake, which may be that of an earlier moment.
+
+        Raises:
+            NotInLakeError: it holds no events.
+            LakeUnavailableError: a table cannot be read.
+        """
+        handles = {table.name: opened(lake / table.name) for table in _READ}
+        versions = {name: handle.version() for name, handle in handles.items() if handle is not None}
+        if RAW_EVENTS.name not in versions:
+            raise NotInLakeError(
+                f"The lake {lake} holds no events.", hint="Start a worker; it writes them with its first flush."
+            )
+        instant = lake.pin.instant if isinstance(lake, LakeRoot) else None
+        return cls(pinned(lake, Pin(versions, instant)), versions)
+
+    def address(self, table: LakeTable) -> TableAddress:
+        """Return where a table is."""
+        return self.lake / table.name
+
+    def handle(self, table: LakeTable) -> "DeltaTable":
+        """Open a table.
+
+        Raises:
+            NotInLakeError: there is none.
+            LakeUnavailableError: it cannot be read.
+        """
+        handle = opened(self.address(table)) if table.name in self.versions else None
+        if handle is None:
+            raise NotInLakeError(
+                f"The lake {self.lake} has no table {table.name}: no state was ever pushed under this definition "
+                "version.",
+                hint="Start a worker of it, or make a set as_corrected.",
+            )
+        return handle
+
+    def begins_ms(self, table: LakeTable, column: str) -> int:
+        """Return the smallest value that a table holds of a column of times, from the statistics of its files.
+
+        Raises:
+            NotInLakeError: there is no such table, or it holds nothing.
+            LakeUnavailableError: it cannot be read.
+        """
+        handle = self.handle(table)
+        with explained(self.address(table)):
+            files = pa.table(handle.get_add_actions(flatten=True))
+            name = f"min.{column}"
+            least = pc.min(files.column(name)).as_py() if name in files.column_names else None
+            if least is None and files.num_rows:  # written without statistics
+                least = pc.min(handle.to_pyarrow_dataset().to_table(columns=[column]).column(column)).as_py()
+        if least is None:
+            raise NotInLakeError(f"The lake's table {table.name} holds nothing.", hint="Start a worker first.")
+        return int(least)
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Return, for each partition, from where to where `raw_events` and `feature_log` hold its log.
+
+        Raises:
+            LakeUnavailableError: a table cannot be read.
+        """
+        return [
+            {
+                "table": table.name,
+                "log_epoch": found.log_epoch,
+                "topic": found.topic,
+                "partition": found.partition,
+                "first_offset": found.first_offset,
+                "last_offset": found.last_offset,
+                "rows": found.row_count,
+            }
+            for table in (RAW_EVENTS, FEATURE_LOG)
+            for found in partition_rows(self.lake, table)
+        ]
+
+    def has_every_beginning(self) -> bool:
+        """Tell whether the log of each partition is there from its very first record.
+
+        Raises:
+            LakeUnavailableError: a table cannot be read.
+        """
+        firsts: dict[tuple[str, str, int], int] = {}
+        for table in (RAW_EVENTS, DEAD_LETTERS):
+            for found in partition_rows(self.lake, table):
+                key = found[:3]
+                firsts[key] = min(found.first_offset, firsts.get(key, found.first_offset))
+        return not any(firsts.values())
