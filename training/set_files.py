@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+from deltalake import write_deltalake
+from deltalake.exceptions import DeltaError
 
 from training.errors import LabelsError, SetExistsError, TrainingError
 
@@ -18,6 +20,7 @@ MANIFEST: Final = "_manifest.json"  # readers of Parquet and of Delta pass over 
 
 _ROW_GROUP: Final = 65_536
 _CHUNK_BYTES: Final = 1 << 20
+_CAST_HINT: Final = "Leave it out, or cast it to a number, a text or a timestamp."
 
 
 class SetFormat(StrEnum):
@@ -68,8 +71,8 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, Callable[[
         try:
             partial.mkdir(parents=True)
             yield partial, publish
-        except OSError as error:
-            raise TrainingError(f"The set {out} cannot be written: {error.strerror or error}.") from error
+        except (OSError, DeltaError) as error:
+            raise TrainingError(f"The set {out} cannot be written: {str(error).splitlines()[0]}.") from error
     finally:
         if former.exists() and not out.exists():
             former.rename(out)
@@ -85,8 +88,6 @@ def write_rows(folder: Path, table: pa.Table, kind: SetFormat) -> list[dict[str,
         LabelsError: a column that labels carry cannot be kept in that format.
         OSError: the disk does not take it.
     """
-    from deltalake import write_deltalake
-    from deltalake.exceptions import DeltaError
     from pyarrow import parquet
 
     try:
@@ -94,11 +95,9 @@ def write_rows(folder: Path, table: pa.Table, kind: SetFormat) -> list[dict[str,
             write_deltalake(str(folder), _for_delta(table))
         else:
             parquet.write_table(table, folder / "part-0.parquet", compression="zstd", row_group_size=_ROW_GROUP)
-    except (DeltaError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise LabelsError(
-            f"A column of the labels cannot be kept in {kind}: {str(error).splitlines()[0]}.",
-            hint="Leave it out, or cast it to a number, a text or a timestamp.",
-        ) from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise LabelsError(f"A column of the labels cannot be kept in {kind}: {why}.", hint=_CAST_HINT) from error
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in {".parquet", ".json"})
     return [
         {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
@@ -122,15 +121,33 @@ def sha256(path: Path) -> str:
 
 
 def _for_delta(table: pa.Table) -> pa.Table:
-    """Cast what Delta has no type for and another has the same values of: its timestamps are microseconds."""
-    fields = []
-    for field in table.schema:
-        kind = field.type
-        if pa.types.is_timestamp(kind):
-            kind = pa.timestamp("us", kind.tz)
-        elif pa.types.is_null(kind):
-            kind = pa.string()
-        elif pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        fields.append(pa.field(field.name, kind))
-    return table.cast(pa.schema(fields), safe=False)
+    """Cast what Delta has no type for and another has the same values of.
+
+    Raises:
+        LabelsError: a column has no such type.
+    """
+    kinds = [_delta_type(field.type) for field in table.schema]
+    for field, kind in zip(table.schema, kinds, strict=True):
+        if kind is None:
+            raise LabelsError(
+                f"The column {field.name} holds {field.type}, which Delta does not keep.", hint=_CAST_HINT
+            )
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))), safe=False)
+
+
+def _delta_type(kind: Any) -> Any:
+    types = pa.types
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    if types.is_null(kind):
+        return pa.string()
+    if types.is_dictionary(kind):
+        return _delta_type(kind.value_type)
+    if types.is_unsigned_integer(kind):
+        return pa.int64()
+    if types.is_list(kind) or types.is_large_list(kind):
+        item = _delta_type(kind.value_type)
+        return item and pa.list_(item)
+    kept = [types.is_signed_integer, types.is_float32, types.is_float64, types.is_decimal128, types.is_boolean]
+    kept += [types.is_string, types.is_large_string, types.is_binary, types.is_date32]
+    return kind if any(is_kept(kind) for is_kept in kept) else None

@@ -12,12 +12,13 @@ import pytest
 from config.settings import load_settings
 from feature_repo import load_feast
 from feature_repo.errors import OfflineStoreError
-from feature_repo.opening import feature_service, open_feature_store
+from feature_repo.opening import feature_service
 from features.catalog import FEATURES, ON_DEMAND_VIEW, STATUS_FIELDS
 from features.state import read_trailer
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from tests.logs import HOUR, MINUTE, NOON, event
 from tests.recorded_lakes import RecordedLake, repaired
+from tests.registries import store_without_redis
 
 load_feast()
 
@@ -38,25 +39,7 @@ def lake(tmp_path: Path) -> RecordedLake:
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
     """A feature store whose registry holds the definitions; no Redis answers."""
-    return opened_store(tmp_path)
-
-
-def opened_store(home: Path) -> Any:
-    from feast import Project
-
-    from feature_repo import definitions
-
-    opened = open_feature_store(load_settings({"home": home, "redis": {"url": "redis://localhost:1/0"}}))
-    registry, project = opened.registry, opened.project
-    registry.apply_project(Project(name=project), commit=False)
-    registry.apply_entity(definitions.user, project, commit=False)
-    for source in (definitions.user_clicks_push, definitions.user_carts_push):
-        registry.apply_data_source(source, project, commit=False)
-        registry.apply_data_source(source.batch_source, project, commit=False)
-    for view in (definitions.user_clicks, definitions.user_carts, definitions.session_features):
-        registry.apply_feature_view(view, project, commit=False)
-    registry.apply_feature_service(definitions.session_features_service, project, commit=True)
-    return opened
+    return store_without_redis(load_settings({"home": tmp_path, "redis": {"url": "redis://localhost:1/0"}}))
 
 
 def labels(rows: list[tuple[str, int]]) -> pd.DataFrame:
