@@ -6,6 +6,7 @@ ReplayError
 ├── LostAgainError       the online store lost a partition while it was being rebuilt
 ├── NothingStoredError   there is no partition that could be rebuilt
 ├── UnknownUsersError    of users who were named there is no event
+├── NothingRecordedError the lake holds no event that a schema could be rehearsed on
 ├── NothingServedError   of users who were named no answer was kept
 ├── NoSuchLetterError    a dead letter that was named is not in the lake
 ├── NotReadYetError      no worker has read what was published again
@@ -67,6 +68,16 @@ class UnknownUsersError(ReplayError):
         super().__init__(
             f"{held[0].upper()}{held[1:]} no event of {shown}.",
             hint="Nothing was changed. Ids are compared exactly; the lake is up to a flush behind.",
+        )
+
+
+class NothingRecordedError(ReplayError):
+    """The lake holds no event of a topic, in the time that was asked for, that a schema could be rehearsed on."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(
+            f"The lake holds no event of {topic} that the schema could be rehearsed on.",
+            hint="Give an earlier --from, or the settings of a lake that a worker has written.",
         )
 
 
