@@ -1,19 +1,21 @@
 """`shopstream schema`: register schemas, and see what a change would do before it is deployed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
+from cli.schema_checks import check_one, print_checks, read_schema, topic_for
+from cli.schema_rehearsal import rehearse
 from config.settings import Settings
-from schemas.errors import SchemasError, UnsafeSchemaError
-
-if TYPE_CHECKING:
-    from schemas.registry import RegistryClient
+from schemas.encoder import subject_of
+from schemas.errors import SchemasError
 
 app = typer.Typer(no_args_is_help=True, help="Event schemas: register, check before deploying, compare.")
+
+app.command()(rehearse)
 
 _Schema = Annotated[str, typer.Argument(show_default=False, help="A file, or TOPIC@VERSION, or TOPIC@latest.")]
 
@@ -33,7 +35,7 @@ def register(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     topics = ensure_topics(settings)
     payload = {
         topic: {
-            "subject": _subject(topic),
+            "subject": subject_of(topic),
             "schema_id": ids[topic],
             "topic_id": topics[topic].topic_id,
             "partitions": topics[topic].partition_count,
@@ -68,7 +70,7 @@ def check(
     emit(
         {"compatible": compatible, "files": results},
         as_json=as_json,
-        text=lambda console: _print_checks(console, results),
+        text=lambda console: print_checks(console, results),
     )
     if not compatible:
         raise typer.Exit(ExitCode.DIFFERENCE)
@@ -103,7 +105,7 @@ def _file_or_registered(ctx: typer.Context, given: str) -> str:
     topic, at, version = given.rpartition("@")
     if at and not Path(given).exists():
         return _registered(invocation(ctx).settings().require("registry"), topic, version)
-    return _read(Path(given))
+    return read_schema(Path(given))
 
 
 def _registered(settings: Settings, topic: str, version: str) -> str:
@@ -111,13 +113,13 @@ def _registered(settings: Settings, topic: str, version: str) -> str:
 
     client = RegistryClient(settings.registry)
     try:
-        known = {str(found.version): found.schema for found in client.versions(_subject(topic))}
+        known = {str(found.version): found.schema for found in client.versions(subject_of(topic))}
     finally:
         client.close()
     wanted = max(known, key=int, default="") if version == "latest" else version
     if wanted not in known:
         raise SchemasError(
-            f"{_subject(topic)} has no version {version}.",
+            f"{subject_of(topic)} has no version {version}.",
             hint=f"Registered: {', '.join(known) or 'none'}. Give a file, or TOPIC@VERSION, or TOPIC@latest.",
         )
     return known[wanted]
@@ -126,76 +128,9 @@ def _registered(settings: Settings, topic: str, version: str) -> str:
 def _check_all(settings: Settings, files: list[Path]) -> list[dict[str, Any]]:
     from schemas.registry import RegistryClient
 
-    texts = [(path, text, _topic_for(path, text)) for path, text in ((path, _read(path)) for path in files)]
+    texts = [(path, text, topic_for(path, text)) for path, text in ((path, read_schema(path)) for path in files)]
     client = RegistryClient(settings.registry)
     try:
-        return [_check_one(client, path, text, topic) for path, text, topic in texts]
+        return [check_one(client, path, text, topic) for path, text, topic in texts]
     finally:
         client.close()
-
-
-def _check_one(client: "RegistryClient", path: Path, text: str, topic: str) -> dict[str, Any]:
-    from schemas.compatibility import fingerprints, incompatibilities, order_problems
-    from schemas.loading import own_schema
-
-    versions = client.versions(_subject(topic))
-    found = incompatibilities(text, [(known.version, known.schema) for known in versions])
-    marks = fingerprints(text)
-    return {
-        "file": str(path),
-        "subject": _subject(topic),
-        "compatible": not found,
-        "versions_checked": [known.version for known in versions],
-        "registered_as": [known.version for known in versions if fingerprints(known.schema) == marks],
-        "problems": [{"version": each.version, "words": list(each.problems)} for each in found],
-        "deploy_consumers_first": order_problems(text, own_schema(topic)),
-        "fingerprints": marks._asdict(),
-    }
-
-
-def _topic_for(path: Path, text: str) -> str:
-    from schemas.loading import load, topic_of
-
-    name = load(text).name
-    topic = topic_of(name)
-    if topic is None:
-        raise SchemasError(
-            f"{path} is the schema of {name}, which belongs to no topic.",
-            hint="The records are shop.ClickEvent, shop.CartEvent and shop.DeadLetter.",
-        )
-    return topic
-
-
-def _subject(topic: str) -> str:
-    from schemas.encoder import subject_of
-
-    return subject_of(topic)
-
-
-def _read(path: Path) -> str:
-    """Return the text of a schema file that may be loaded."""
-    from schemas.loading import load
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SchemasError(f"{path} cannot be read ({error}).", hint="Give an .avsc file.") from error
-    except UnsafeSchemaError as error:
-        raise UnsafeSchemaError(f"{path} cannot be used. {error.message}") from error
-    return text
-
-
-def _print_checks(console: Console, results: list[dict[str, Any]]) -> None:
-    for result in results:
-        versions = ", ".join(map(str, result["versions_checked"])) or "none registered yet"
-        style, verdict = ("green", "compatible") if result["compatible"] else ("red", "incompatible")
-        console.print(
-            f"[{style}]{verdict}[/]  {result['file']}  {result['subject']}  versions {versions}", soft_wrap=True
-        )
-        for words in result["deploy_consumers_first"]:
-            line = f"  deploy consumers before producers: {words}"
-            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
-        for problem in result["problems"]:
-            for words in problem["words"]:
-                console.print(f"  version {problem['version']}: {words}", highlight=False, markup=False, soft_wrap=True)
