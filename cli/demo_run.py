@@ -164,7 +164,41 @@ def demo_stack(settings: Settings, tell: Callable[[str], None]) -> Iterator[Sett
     Raises:
         DemoError: another demo runs in the same home.
     """
-    home = (settings.home / "demo").absolute()
+    with _own_stack(settings) as stack:
+        stack.down()  # of a demo that was killed
+        shutil.rmtree(_demo_home(settings))
+        _demo_home(settings).mkdir()
+        yield from _running(stack, settings, tell)
+
+
+def has_left_data(settings: Settings) -> bool:
+    """Tell whether a demo has left its data under this home."""
+    return (_demo_home(settings) / "lake").is_dir()
+
+
+@contextmanager
+def left_stack(settings: Settings, tell: Callable[[str], None]) -> Iterator[Settings]:
+    """Run the stack of the last demo again, with the data that it has left; it is stopped at the end.
+
+    Raises:
+        DemoError: no demo has left data in this home, or one runs there.
+    """
+    home = _demo_home(settings)
+    if not has_left_data(settings):
+        raise DemoError(f"No demo has left data under {home}.", hint="Run `shopstream demo` first.")
+    tell(f"Starting the stack of the last demo, under {home}")
+    with _own_stack(settings) as stack:
+        yield from _running(stack, settings, tell)
+
+
+def _demo_home(settings: Settings) -> Path:
+    return (settings.home / "demo").absolute()
+
+
+@contextmanager
+def _own_stack(settings: Settings) -> Iterator[EmbeddedStack]:
+    """Have the demo's folder, and the stack in it, for oneself."""
+    home = _demo_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     with (home.parent / "demo.lock").open("w") as lock:
         try:
@@ -173,15 +207,15 @@ def demo_stack(settings: Settings, tell: Callable[[str], None]) -> Iterator[Sett
             raise DemoError(
                 f"Another demo runs under {home}.", hint="Wait for it, or choose another folder with --home."
             ) from None
-        stack = EmbeddedStack(home, settings.cache_dir)
-        stack.down()  # of a demo that was killed
-        shutil.rmtree(home)
-        home.mkdir()
-        endpoints = stack.up(progress=tell)
-        try:
-            yield demo_settings(home, settings, endpoints)
-        finally:
-            stack.down()
+        yield EmbeddedStack(home, settings.cache_dir)
+
+
+def _running(stack: EmbeddedStack, settings: Settings, tell: Callable[[str], None]) -> Iterator[Settings]:
+    endpoints = stack.up(progress=tell)
+    try:
+        yield demo_settings(_demo_home(settings), settings, endpoints)
+    finally:
+        stack.down()
 
 
 def demo_settings(home: Path, settings: Settings, endpoints: Endpoints) -> Settings:

@@ -6,7 +6,6 @@ Everything here costs nothing until somebody is erased: then only what lies belo
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from feature_repo.erasing import ErasedStates
@@ -14,6 +13,7 @@ from features.state import read_trailer
 from schemas.dead_letter import DeadLetter
 from schemas.privacy import Pseudonyms
 from sinks.erasures import ErasedLog, Tombstones, read_tombstones
+from sinks.lake_root import Lake
 from sinks.rows import RawRow
 from streams.folding import UserFold
 from streams.ports import ErasureSource, TopicPartition
@@ -28,11 +28,11 @@ class KnownErasures:
     """Implements `streams.ports.ErasureSource`: the lake's table, and marks of what is being erased just now.
 
     Args:
-        lake: folder of the lake.
+        lake: root of the lake.
         pseudonyms: with the key of the settings; None if there is no key.
     """
 
-    def __init__(self, lake: Path, states: ErasedStates, pseudonyms: Pseudonyms | None) -> None:
+    def __init__(self, lake: Lake, states: ErasedStates, pseudonyms: Pseudonyms | None) -> None:
         self._lake = lake
         self._states = states
         self._pseudonyms = pseudonyms
