@@ -6,7 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import config, demo, dlq, doctor, events, features, lake, produce, replay, schema, stack, status, worker
+from cli import (
+    config,
+    demo,
+    dlq,
+    doctor,
+    events,
+    features,
+    lake,
+    produce,
+    replay,
+    schema,
+    skew,
+    stack,
+    status,
+    worker,
+)
 from cli.context import ExitCode, Invocation
 from config.errors import SettingsError, ShopstreamError
 
@@ -53,6 +68,7 @@ app.command()(produce.produce)
 app.command()(worker.worker)
 app.command()(status.status)
 app.command()(replay.replay)
+app.command()(skew.skew)
 app.add_typer(schema.app, name="schema")
 app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
