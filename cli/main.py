@@ -14,12 +14,14 @@ from cli import (
     events,
     features,
     lake,
+    parity,
     produce,
     replay,
     schema,
     skew,
     stack,
     status,
+    train,
     worker,
 )
 from cli.context import ExitCode, Invocation
@@ -68,12 +70,14 @@ app.command()(produce.produce)
 app.command()(worker.worker)
 app.command()(status.status)
 app.command()(replay.replay)
+app.command()(parity.parity)
 app.command()(skew.skew)
 app.add_typer(schema.app, name="schema")
 app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(lake.app, name="lake")
+app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
 
 
