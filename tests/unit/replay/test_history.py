@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,21 @@ def test_only_the_rows_of_the_users_that_are_replayed_are_replaced(settings: Set
     full = HistoryAppender(settings.lake_path, 1)
     assert full.replace_poorer(CLICKS, 0, 10**9, users=["u1", "o'hara"]) == of_u1
     assert len(written(settings)) == 40 - of_u1
+
+
+def test_two_backfills_of_one_range_at_the_same_time_write_each_row_once(settings: Settings) -> None:
+    logs = shuffled(8, 200)
+
+    def run(name: str) -> dict[str, int]:
+        target = open_history(settings, run_info(logs, run_id=name), LANE)
+        for chunk in chunks(logs, size=20):
+            target.write(chunk)
+            target.save()
+        return dict(target.counts())
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = list(pool.map(run, ("first", "second")))
+    rows = written(settings)
+    assert len(rows) == len({(row["topic"], row["offset"]) for row in rows}) == 200
+    assert sum(each["written"] for each in counts) == 200
+    assert all(each["written"] + each["held"] == 200 for each in counts)
