@@ -23,7 +23,7 @@ from streams.adapters import CodecDecoder
 from streams.privacy import PseudonymDecoder
 
 RECORDS_AT_ONCE: Final = 10_000
-_POLL_S: Final = 0.5
+_POLL_S: Final = 0.05  # the client waits it out at the end of every bounded read
 _FOR_EVER_S: Final = 10.0**9  # a run asks once for each schema
 
 
