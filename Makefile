@@ -13,7 +13,7 @@ LOCKS := requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(BIN)/uv
 ARTEFACTS := $(or $(SHOPSTREAM_CACHE_DIR),$(HOME)/.cache/shopstream)
 
-.PHONY: help setup demo test check clean lock audit faults simulate simulate-mutants
+.PHONY: help setup demo test check clean lock audit faults simulate simulate-parity simulate-mutants parity
 
 help:  ## what can be done
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,12 @@ test: setup  ## run every test
 
 simulate: setup  ## run the worker's logic in a simulated world, one seed after the other (SEEDS=10000, FIRST=0)
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+simulate-parity: setup  ## the same, and live compared with replays of the log and of the lake (SEEDS=1000, FIRST=0)
+	@$(BIN)/python -m tests.simulation --parity --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0)
+
+parity: setup  ## a short run with kills and broken events, then Redis, Kafka and the lake compared
+	@$(BIN)/python -m tests.parity
 
 simulate-mutants: setup  ## plant bugs in the worker, one at a time: the simulation must find each
 	@$(BIN)/python -m tests.simulation --mutants

@@ -5,7 +5,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
+from msgspec import structs
+
+import feature_repo.on_demand
 import features.apply
+import replay.lake_folds
+import replay.parity_ways
 import streams.assignment
 import streams.folding
 import streams.loop
@@ -24,11 +29,18 @@ from tests.fakes import online as online_fake
 
 Plant = Callable[[ExitStack], None]
 _PLANTS: dict[str, Plant] = {}
+_REPLAY_PLANTS: set[str] = set()
 
 
 def _mutant(plant: Plant) -> Plant:
     _PLANTS[plant.__name__.strip("_").replace("_", " ")] = plant
     return plant
+
+
+def _replay_mutant(plant: Plant) -> Plant:
+    """Plant a bug in a replay, which parity must find."""
+    _REPLAY_PLANTS.add(plant.__name__.strip("_").replace("_", " "))
+    return _mutant(plant)
 
 
 @contextmanager
@@ -316,4 +328,43 @@ def _flushing_goes_on_after_a_flush_that_failed(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Flusher, "_is_unfinished", never, create=True))
 
 
+@_replay_mutant
+def _a_replay_counts_duplicates(stack: ExitStack) -> None:
+    folded = features.apply.fold
+
+    def mutant(blob: bytes | None, log: Any, *, partial: bool = False) -> Any:
+        named = [(at, structs.replace(event, event_id=f"{event.event_id}@{at}")) for at, event in log]
+        return folded(blob, named, partial=partial)
+
+    _replace(stack, replay.lake_folds, "fold", mutant)
+
+
+@_replay_mutant
+def _a_replay_skips_the_last_event_of_a_piece(stack: ExitStack) -> None:
+    entries_of = replay.parity_ways.entries_of
+    _replace(stack, replay.parity_ways, "entries_of", lambda piece: entries_of(piece)[:-1])
+
+
+@_replay_mutant
+def _readers_are_given_another_value_than_the_state_says(stack: ExitStack) -> None:
+    finalized = feature_repo.on_demand.finalize
+
+    def mutant(states: Any, as_of_ms: int | None) -> Any:
+        values: dict[str, Any] = {**finalized(states, as_of_ms)}
+        return {**values, "cart_value_minor_1h": values["cart_value_minor_1h"] // 100}
+
+    _replace(stack, feature_repo.on_demand, "finalize", mutant)
+
+
+@_replay_mutant
+def _kafka_is_read_as_if_what_was_refused_had_been_taken(stack: ExitStack) -> None:
+    init = replay.parity_ways.UpToLive.__init__
+
+    def mutant(self: Any, source: Any, live: Any, users: Any = None, left_out: Any = ()) -> None:
+        init(self, source, live, users)
+
+    _replace(stack, replay.parity_ways.UpToLive, "__init__", mutant)
+
+
+REPLAY_MUTANTS: Final = frozenset(_REPLAY_PLANTS)
 MUTANTS: Final = tuple(_PLANTS)

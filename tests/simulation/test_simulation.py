@@ -12,13 +12,14 @@ from tests.simulation.__main__ import hunt
 from tests.simulation.world import simulate
 
 SEEDS = 300
+PARITY_SEEDS = 50
 
 
-def test_no_promise_is_broken() -> None:
+@pytest.mark.parametrize("arguments", [["--seeds", str(SEEDS)], ["--parity", "--seeds", str(PARITY_SEEDS)]])
+def test_no_promise_is_broken(arguments: list[str]) -> None:
     # a process of its own: it forks, which a process with threads must not
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.simulation", "--seeds", str(SEEDS)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -38,7 +39,9 @@ def test_every_named_point_is_passed() -> None:
     assert passed == set(CRASH_POINTS)
 
 
-@pytest.mark.parametrize("name", ["commit before flush", "an append does not compare"])
+@pytest.mark.parametrize(
+    "name", ["commit before flush", "an append does not compare", "a replay skips the last event of a piece"]
+)
 def test_a_planted_bug_is_found(name: str) -> None:
     caught = hunt(name, range(50))
     assert caught.violation is not None

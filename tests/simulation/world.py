@@ -24,6 +24,7 @@ from tests.fakes.lake import MemoryLake
 from tests.simulation import virtual_time
 from tests.simulation.broker import Group, Logs
 from tests.simulation.load import LATE_SCHEMA_ID, SCHEMA_IDS, Load, make_load
+from tests.simulation.parity import look_at_parity
 from tests.simulation.promises import Promise, Truth, Violation
 from tests.simulation.store import Copy, Store
 from tests.simulation.verdict import verdict
@@ -59,6 +60,7 @@ class RunResult:
         virtual_s: how long it took, in its own time.
         points: the named points that were passed.
         judged_anew_count: users with an event that was judged twice and differently, and not applied as it is stored.
+        states_compared, values_compared: by parity, between live and both replays.
         digest: equal for equal runs.
     """
 
@@ -69,27 +71,37 @@ class RunResult:
     virtual_s: float
     judged_anew_count: int
     points: frozenset[str]
+    states_compared: int
+    values_compared: int
     digest: str
 
 
-def simulate(seed: int, trace: Trace | None = None) -> RunResult:
-    """Run one seed to its end; equal seeds give equal runs, in whichever process."""
+def simulate(seed: int, trace: Trace | None = None, *, parity: bool = False) -> RunResult:
+    """Run one seed to its end; equal seeds give equal runs, in whichever process.
+
+    Args:
+        parity: compare the online store with replays of the log and of the lake, too.
+    """
     logging.disable(logging.CRITICAL)
     state = random.getstate()
     random.seed(seed)  # the pauses between two tries are drawn by a library
     blocking = virtual_time.BlockingCode()
     try:
         with patch.object(schemas.codec, "plan_for", _plan_for):
-            return virtual_time.run(_simulate(seed, blocking, trace))
+            return virtual_time.run(_simulate(seed, blocking, trace, parity=parity))
     finally:
         blocking.close()
         random.setstate(state)
         logging.disable(logging.NOTSET)
 
 
-async def _simulate(seed: int, blocking: virtual_time.BlockingCode, trace: Trace | None) -> RunResult:
+async def _simulate(seed: int, blocking: virtual_time.BlockingCode, trace: Trace | None, *, parity: bool) -> RunResult:
     world = World(seed, blocking, trace)
     await world.live()
+    states, values = 0, 0
+    if parity and world.violation is None:
+        compared = look_at_parity(world)
+        states, values = compared.state_count, compared.value_count
     return RunResult(
         seed,
         world.violation,
@@ -98,6 +110,8 @@ async def _simulate(seed: int, blocking: virtual_time.BlockingCode, trace: Trace
         world.now_s,
         world.judged_anew_count,
         frozenset(world.points),
+        states,
+        values,
         f"{world.now_s:.6f} {sorted(world.outcomes.items())} {world.rng.random():.12f}",
     )
 
