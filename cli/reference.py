@@ -1,10 +1,10 @@
 """The reference pages that are made from code: `python -m cli.reference` writes them, a test holds them to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from config.metrics import WORKER_METRICS
+from config.metrics import SERVING_METRICS, SKEW_METRICS, WORKER_METRICS, MetricSpec
 from config.settings import Settings
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -59,14 +59,25 @@ def metrics_page() -> str:
         "Each worker serves them on `/metrics` at `worker.metrics_host`:`worker.metrics_port` (a free port by default;",
         "the log and `<home>/workers/<pid>.json` tell it), beside the process metrics of the Prometheus client.",
         "",
-        "| metric | type | labels | meaning |",
-        "|---|---|---|---|",
+        *_metrics(WORKER_METRICS),
+        "",
+        "A reader counts in the registry that it is given (`ServedLog.from_settings`):",
+        "",
+        *_metrics(SERVING_METRICS),
+        "",
+        "`shopstream skew` writes these to `<home>/metrics/skew.prom`, for a textfile collector:",
+        "",
+        *_metrics(SKEW_METRICS),
     ]
-    for spec in WORKER_METRICS:
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(specs: Iterable[MetricSpec]) -> Iterator[str]:
+    yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
+    for spec in specs:
         name = f"{spec.name}_total" if spec.kind == "counter" else spec.name
         labels = ", ".join(f"`{label}`" for label in spec.labels)
-        lines.append(f"| `{name}` | {spec.kind} | {labels} | {spec.description} |")
-    return "\n".join(lines) + "\n"
+        yield f"| `{name}` | {spec.kind} | {labels} | {spec.description} |"
 
 
 def pages() -> dict[str, str]:
