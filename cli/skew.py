@@ -113,15 +113,19 @@ def _print_counts(console: Console, report: "SkewReport") -> None:
 
 
 def _print_examples(console: Console, report: "SkewReport") -> None:
-    for example in report.examples[:EXAMPLES_SHOWN]:
-        found: dict[str, Any] = example.payload()
+    by_answer: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for example in report.examples:
+        found = example.payload()
+        by_answer.setdefault((found["cause"], found["user_id"], found["served_ms"]), []).append(found)
+    for (cause, user_id, _), (first, *others) in list(by_answer.items())[:EXAMPLES_SHOWN]:
         events = "; ".join(
             f"{each['kind']} {each['event_id']} at {each['event_time_ms']}, appended {each['append_time_ms']}"
-            for each in found["events"]
+            for each in first["events"]
         )
+        more = f" (and {len(others)} more features)" if others else ""
         console.print(
-            f"{found['cause']}: {found['feature']} of {found['user_id']} at {found['as_of_ms']} was "
-            f"{found['served']!r}, should have been {found['right']!r}: {found['why']}. Events: {events or 'none'}",
+            f"{cause}: {first['feature']} of {user_id} at {first['as_of_ms']} was {first['served']!r}, should have "
+            f"been {first['right']!r}{more}: {first['why']}. Events: {events or 'none'}",
             highlight=False,
             markup=False,
             soft_wrap=True,
