@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 from config.definition import DEFINITION_VERSION, versioned
@@ -110,13 +109,14 @@ def _print(console: Console, found: "Comparison") -> None:
     if not found.differences:
         console.print("No value differs.")
         return
-    table = Table("feature", "users", "events", f"version {found.here}", f"version {found.there}", "for example")
     for name, difference in found.differences.items():
-        example = difference.examples[0]
-        event = f"{example['user_id']} after {example['topic']}-{example['partition']} offset {example['offset']}"
-        values = (_shown(example[side]) for side in ("here", "there"))
-        table.add_row(name, f"{len(difference.users):,}", f"{difference.event_count:,}", *values, event)
-    console.print(table)
+        console.print(
+            f"[bold]{name}[/bold] differs for {len(difference.users):,} users, {difference.event_count:,} events"
+        )
+        for example in difference.examples:
+            event = f"{example['user_id']} after {example['topic']}-{example['partition']} offset {example['offset']}"
+            values = f"{_shown(example['here'])} in version {found.here}, {_shown(example['there'])} in {found.there}"
+            console.print(f"  {event}: {values}", highlight=False, soft_wrap=True)
 
 
 def _shown(value: Any) -> str:

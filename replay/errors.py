@@ -167,8 +167,8 @@ class NoSuchDefinitionError(ReplayError):
 class CatalogChangedError(ReplayError):
     """A backfill goes on with another catalog of features than it began with."""
 
-    def __init__(self, began_with: int, now: int) -> None:
+    def __init__(self, began_with: str, now: str) -> None:
         super().__init__(
-            f"This backfill was begun with a catalog of {began_with} values, and this code has another, of {now}.",
-            hint="Add --restart to begin anew: rows that lack features are replaced.",
+            f"This backfill was begun by code with {began_with}, and this code has {now}.",
+            hint="Go on with that code, or add --restart to begin anew: rows that lack features are replaced.",
         )

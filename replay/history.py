@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from config.definition import DEFINITION_VERSION
 from config.settings import Settings
 from features.apply import take
 from features.finalize import finalize
@@ -101,7 +102,9 @@ class HistoryTarget:
         """
         found = _DECODER.decode(saved)
         if found.value_names != self._table.value_names:
-            raise CatalogChangedError(len(found.value_names), len(self._table.value_names))
+            raise CatalogChangedError(
+                f"a catalog of {len(found.value_names)} values", f"another, of {len(self._table.value_names)}"
+            )
         self._counts, self._users, self._states = Counter(found.counts), set(found.users), found.states
         self._is_begun = True
 
@@ -175,10 +178,13 @@ def open_history(settings: Settings, run: RunInfo, lane: Sequence[PartitionLog])
     """Open the history of one lane.
 
     Raises:
+        CatalogChangedError: the replay was begun by code of another definition version.
         LakeUnavailableError: the table cannot be created or changed.
         LakePinnedError: the lake is read as of an earlier moment.
         SettingsError: the key of earlier erasures is not set.
     """
+    if run.definition_version != DEFINITION_VERSION:
+        raise CatalogChangedError(f"definition version {run.definition_version}", f"version {DEFINITION_VERSION}")
     from replay.history_corrections import Corrections
     from sinks.feature_history import HistoryAppender
     from sinks.lake_root import lake_of

@@ -4,6 +4,7 @@ Prints one JSON object: what the history says that it should not, and what is se
 """
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(sent_path: Path) -> None:
         **history(settings, [sent for found in by_user.values() for sent in found]),
     }
     sys.stdout.write(json.dumps(told))
+    sys.stdout.flush()
+    os._exit(0)  # threads of native libraries may abort an interpreter that ends in order
 
 
 def history(settings: Settings, sent: Sequence[Sent]) -> dict[str, Any]:

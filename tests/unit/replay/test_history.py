@@ -92,6 +92,23 @@ def written(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
+class FixedSource:
+    """Events in time order, as a source gives them."""
+
+    def __init__(self, entries: Sequence[tuple[int, Event]]) -> None:
+        self._entries = entries
+
+    def in_time_order(
+        self, log: PartitionLog, end: int, *, users: Mapping[str, int]
+    ) -> Iterator[list[tuple[int, Event]]]:
+        """Yield them all."""
+        found = [entry for entry in self._entries if entry[0] < end and entry[1].user_id in users and log is CLICKS]
+        yield sorted(found, key=lambda entry: (entry[1].event_time_ms, entry[0]))
+
+
+NO_CORRECTIONS = Corrections(FixedSource([]), {}, Tombstones())  # type: ignore[arg-type]
+
+
 def written_by(target: HistoryTarget, chunks_of_it: Iterable[Chunk]) -> None:
     for chunk in chunks_of_it:
         target.write(chunk)
@@ -100,7 +117,9 @@ def written_by(target: HistoryTarget, chunks_of_it: Iterable[Chunk]) -> None:
 
 def backfill(settings: Settings, logs: Mapping[PartitionLog, Log], *, first: int = 0, **how: Any) -> dict[str, int]:
     """Write the history of logs at one go; return the closing counts."""
-    target = open_history(settings, run_info(logs, first=first, **how), LANE)
+    run = run_info(logs, first=first, **how)
+    table = HistoryAppender(settings.lake_path, run.definition_version)
+    target = HistoryTarget(run, LANE, table, NO_CORRECTIONS)
     written_by(target, chunks(logs, first=first))
     return dict(target.counts())
 
@@ -188,23 +207,6 @@ def test_killed_anywhere_and_resumed_with_other_chunks_it_writes_each_row_once(s
     assert resumed == written(other)
 
 
-class FixedSource:
-    """Events in time order, as a source gives them."""
-
-    def __init__(self, entries: Sequence[tuple[int, Event]]) -> None:
-        self._entries = entries
-
-    def in_time_order(
-        self, log: PartitionLog, end: int, *, users: Mapping[str, int]
-    ) -> Iterator[list[tuple[int, Event]]]:
-        """Yield them all."""
-        found = [entry for entry in self._entries if entry[0] < end and entry[1].user_id in users and log is CLICKS]
-        yield sorted(found, key=lambda entry: (entry[1].event_time_ms, entry[0]))
-
-
-NO_CORRECTIONS = Corrections(FixedSource([]), {}, Tombstones())  # type: ignore[arg-type]
-
-
 def test_after_a_repair_in_event_time_order_it_goes_on_with_the_repaired_state(settings: Settings) -> None:
     # the third came back from the dead letters: it was late for live, and the repair up to version 3 has counted it
     entries = [(0, event(0)), (1, event(HOUR)), (2, event(MINUTE)), (5, event(HOUR + MINUTE))]
@@ -229,6 +231,14 @@ def test_another_definition_version_stands_beside(settings: Settings) -> None:
     rows = written(settings)
     assert Counter(row["definition_version"] for row in rows) == {1: 40, 2: 40}
     assert [row for row in rows if row["definition_version"] == 1] == before
+
+
+def test_a_replay_that_was_begun_by_another_definition_version_is_refused(settings: Settings) -> None:
+    with pytest.raises(
+        CatalogChangedError, match="begun by code with definition version 2, and this code has version 1"
+    ):
+        open_history(settings, run_info({CLICKS: []}, version=2), [CLICKS])
+    assert opened(settings.lake_path / "feature_history") is None
 
 
 def smaller_catalog(settings: Settings) -> HistoryAppender:
