@@ -16,9 +16,11 @@ import streams.folding
 import streams.loop
 import streams.ownership
 from feature_repo.fence import FenceMove
+from features.finalize import finalize
 from features.retention import LATENESS_MS
 from features.state import Trailer, read_trailer
 from features.versioning import VersionConflictError, WriteOutcome
+from replay.sources import entries_of
 from sinks.exact_append import ExactAppender
 from sinks.rows import FeatureLogRow
 from streams.errors import SinkFailedError
@@ -295,8 +297,8 @@ def _the_fence_moves_before_the_push(stack: ExitStack) -> None:
 def _a_lost_redis_is_taken_for_a_new_one(stack: ExitStack) -> None:
     status = streams.assignment._status
 
-    def mutant(tp: Any, fence: Any, positions: Any, clock: Any) -> Any:
-        return status(tp, fence, positions._replace(committed=None), clock)
+    def mutant(tp: Any, fence: Any, positions: Any, *others: Any) -> Any:
+        return status(tp, fence, positions._replace(committed=None), *others)
 
     _replace(stack, streams.assignment, "_status", mutant)
 
@@ -341,16 +343,13 @@ def _a_replay_counts_duplicates(stack: ExitStack) -> None:
 
 @_replay_mutant
 def _a_replay_skips_the_last_event_of_a_piece(stack: ExitStack) -> None:
-    entries_of = replay.parity_ways.entries_of
     _replace(stack, replay.parity_ways, "entries_of", lambda piece: entries_of(piece)[:-1])
 
 
 @_replay_mutant
 def _readers_are_given_another_value_than_the_state_says(stack: ExitStack) -> None:
-    finalized = feature_repo.on_demand.finalize
-
     def mutant(states: Any, as_of_ms: int | None) -> Any:
-        values: dict[str, Any] = {**finalized(states, as_of_ms)}
+        values: dict[str, Any] = {**finalize(states, as_of_ms)}
         return {**values, "cart_value_minor_1h": values["cart_value_minor_1h"] // 100}
 
     _replace(stack, feature_repo.on_demand, "finalize", mutant)

@@ -15,6 +15,7 @@ from schemas.topics import TopicInfo
 from sinks.errors import LetterNotPublishedError
 from sinks.exact_append import ExactAppender, TableHandle
 from sinks.lake import LakeSink
+from sinks.lake_root import Lake
 from sinks.rows import FlushReport, PartitionFlush
 from sinks.tables import LakeTable
 from streams.ports import Positions, TopicPartition
@@ -173,7 +174,7 @@ class LakePort:
         if self._is_beside:
             wait_for(self._link.world.sleep(seconds))
 
-    def _open_table(self, root: Path, table: LakeTable) -> WatchedAppender:
+    def _open_table(self, root: Lake, table: LakeTable) -> WatchedAppender:
         def opened() -> TableHandle:
             handle = self._call(table.name, self._link.world.lake.tables[table.name].open)
             return _Handle(handle, lambda effect: self._call(table.name, effect))
