@@ -24,6 +24,7 @@ from sinks.erasures import Tombstones
 from sinks.feature_history import HistoryAppender
 from sinks.lake_reads import PartitionLog
 from sinks.log_pieces import Piece
+from sinks.maintenance import maintain_lake
 from tests import oracle
 from tests.logs import DAY, HOUR, MINUTE, NOON, SECOND, event
 
@@ -298,3 +299,24 @@ def test_two_backfills_of_one_range_at_the_same_time_write_each_row_once(setting
     assert len(rows) == len({(row["topic"], row["offset"]) for row in rows}) == 200
     assert sum(each["written"] for each in counts) == 200
     assert all(each["written"] + each["held"] == 200 for each in counts)
+
+
+def test_after_maintenance_the_rows_are_known_and_can_be_replaced(settings: Settings) -> None:
+    logs = shuffled(9, 90)
+    target = HistoryTarget(run_info(logs), LANE, smaller_catalog(settings), NO_CORRECTIONS)
+    for chunk in chunks(logs, size=10):
+        target.write(chunk)
+        target.save()
+    before = written(settings)
+    report = maintain_lake(settings.lake_path, retention_hours=168)
+    merged = {table.name: table.merged_files for table in report.tables}
+    assert merged["feature_history"] > 0
+    assert written(settings) == before
+    again = HistoryTarget(run_info(logs), LANE, smaller_catalog(settings), NO_CORRECTIONS)
+    written_by(again, chunks(logs))
+    assert again.counts()["written"] == 0
+    counts = backfill(settings, logs)
+    assert (counts["replaced"], counts["written"]) == (90, 90)
+    rows = written(settings)
+    assert [(row["topic"], row["offset"]) for row in rows] == [(row["topic"], row["offset"]) for row in before]
+    assert {row["feature_count"] for row in rows} == {len(FEATURES) + len(STATUS_FIELDS)}
