@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from schemas.event import CARTS_TOPIC
+from schemas.event import CARTS_TOPIC, DEAD_LETTERS_TOPIC
 from schemas.loading import own_schema
 
 OLD = own_schema(CARTS_TOPIC)
@@ -70,3 +70,24 @@ def test_a_file_that_is_not_there(old: str, capsys: pytest.CaptureFixture[str]) 
     code, _, err = call(capsys, "diff", old, "nowhere.avsc")
     assert code == 1
     assert "nowhere.avsc cannot be read" in err
+
+
+def test_a_rehearsal_needs_a_schema_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letters, strange = tmp_path / "letters.avsc", tmp_path / "strange.avsc"
+    letters.write_text(own_schema(DEAD_LETTERS_TOPIC))
+    strange.write_text(OLD.replace("CartEvent", "OtherEvent"))
+    registry = ["--set", "registry.url=http://127.0.0.1:1"]
+
+    def rehearse(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            run([*registry, "schema", "rehearse", *arguments])
+        err = capsys.readouterr().err
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, " ".join(err.replace("│", " ").split())
+
+    code, words = rehearse(str(letters))
+    assert (code, "is a schema of shop.dead_letters.v1, not of events" in words) == (2, True)
+    code, words = rehearse(str(strange))
+    assert (code, "is the schema of shop.OtherEvent, which belongs to no topic." in words) == (1, True)
+    code, words = rehearse(str(strange), "--topic", "shop.nothing.v1")
+    assert (code, "'shop.nothing.v1' is none of shop.clicks.v1, shop.carts.v1" in words) == (2, True)

@@ -1,5 +1,7 @@
 """The audit of served answers: a clean run is clean, and each planted fault is named as what it is."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -21,7 +23,8 @@ from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
 from sinks.log_moves import MoveRow, note_log_move
 from sinks.repairs import RepairNote, RepairSink
-from tests.logs import HOUR, MINUTE, NOON, SECOND, event
+from tests.logs import DAY, HOUR, MINUTE, NOON, SECOND, event, topic_of
+from tests.oracle import corrected, expected
 from tests.served_shop import ALLOWANCE_MS, ServedShop
 
 NAMES = [feature.name for feature in FEATURES]
@@ -60,6 +63,45 @@ def test_an_ordinary_hour_has_no_mismatch(shop: ServedShop) -> None:
     assert (report.mismatched, report.pending, report.uncovered) == (0, 0, 0)
     assert report.right == 3_000
     assert report.examples == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_answer_is_a_mismatch_where_the_oracle_says_so(shop: ServedShop, seed: int) -> None:
+    """Events late and twice in every way, no allowance: what should have been served is as the oracle corrects it."""
+    random = Random(seed)
+    timeline: list[tuple[int, int, Event | None]] = []
+    for n in range(250):
+        kind = random.choice(["page_view", "click", "search", "add", "remove", "purchase"])
+        made = event(
+            random.randrange(4) * 2 * DAY + random.randrange(3 * HOUR),
+            kind,
+            f"e{n}",
+            product_id=f"p{random.randrange(9)}",
+        )
+        for _ in range(random.choice([1, 1, 1, 2])):
+            delay = random.choice([*[0] * 40, 5 * MINUTE, 40 * MINUTE, 2 * HOUR])
+            timeline.append((made.event_time_ms + delay, n, made))
+        timeline.append((NOON + random.randrange(4) * 2 * DAY + random.randrange(30 * HOUR), n, None))
+    logs: dict[str, list[tuple[int, Event]]] = {CLICKS_TOPIC: [], CARTS_TOPIC: []}
+    answers = []
+    for at_ms, _, came in sorted(timeline, key=lambda each: each[:2]):
+        if came is None:
+            answers.append(shop.read("u1", at_ms))
+        else:
+            logs[topic_of(came)].append((shop.append(came, at_ms, push_ms=0), came))
+    wrong: Counter[str] = Counter()
+    for row in answers:
+        known = {
+            topic: [entry for entry in log if entry[1].event_time_ms <= row.as_of_ms] for topic, log in logs.items()
+        }
+        right = expected({topic: corrected(log) for topic, log in known.items()}, row.as_of_ms)
+        served = json.loads(row.values)
+        wrong.update(name for name in NAMES if served[name] != right[name])
+    report = shop.audit(allowance_ms=0)
+    assert {feature: sum(found.values()) for feature, found in report.by_feature().items()} == dict(wrong)
+    assert report.looked_at == len(answers)
+    assert set(causes(report)) == {Cause.LATE_EVENT.value}
+    assert min(report.right, report.mismatched) > 5
 
 
 def test_an_event_on_its_way_is_no_mismatch(shop: ServedShop) -> None:
