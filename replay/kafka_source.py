@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -160,6 +160,58 @@ class KafkaSource:
         if position < end_offset:
             yield Piece(end_offset, [], [], [], [], 0)  # the log ends in what is no record, a transaction's mark
 
+    @contextmanager
+    def tail(self, log: PartitionLog, first_offset: int) -> Iterator[Callable[[int], list[LogEntry]]]:
+        """Follow a partition from an offset on, over one connection.
+
+        Yields:
+            What reads the events from where it stopped to before an offset, which must be there already.
+
+        Raises:
+            NotRetainedError: what follows is not retained.
+            BrokerUnavailableError, BrokerAccessError: Kafka does not answer, or does not let us read.
+        """
+        from confluent_kafka import TopicPartition
+
+        partition_count = int(log.log_epoch.rpartition(":")[2])
+        position = first_offset
+
+        def read_to(end_offset: int) -> list[LogEntry]:
+            nonlocal position
+            records: list[Record] = []
+            while position < end_offset:
+                message = consumer.poll(self._settings.kafka.timeout_s)
+                if message is None:
+                    raise broker_unavailable(self._settings.kafka, "it gives no records")
+                if not self._is_end(message, log, (position, end_offset), consumer):
+                    value = (message.timestamp()[1], message.key(), message.value())
+                    records.append(Record(log.topic, log.partition, message.offset(), *value))
+                    position = message.offset() + 1
+                else:
+                    position = max(position, message.offset())
+            return entries_of(self._piece(records, partition_count, position, None, originals=False))
+
+        with self._consumer() as consumer:
+            consumer.assign([TopicPartition(log.topic, log.partition, first_offset)])
+            yield read_to
+
+    def _is_end(self, message: Any, log: PartitionLog, asked: tuple[int, int], consumer: Any) -> bool:
+        """Tell whether a message is the end of the partition rather than a record.
+
+        Raises:
+            NotRetainedError, BrokerUnavailableError, BrokerAccessError: it is an error.
+        """
+        from confluent_kafka import KafkaError
+
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+            return True
+        if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+            raise not_retained(log, asked, self._watermarks(consumer, log))
+        raise self._failure(error)
+
     def _piece(
         self,
         records: list[Record],
@@ -211,7 +263,7 @@ class KafkaSource:
             yield records
 
     def _messages(self, consumer: Any, log: PartitionLog, first: int, end: int) -> Iterator[Any]:
-        from confluent_kafka import KafkaError, TopicPartition
+        from confluent_kafka import TopicPartition
 
         if first >= end:
             return
@@ -224,18 +276,10 @@ class KafkaSource:
             elif time.monotonic() - silent_since_s > self._settings.kafka.timeout_s:
                 raise broker_unavailable(self._settings.kafka, "it gives no records")
             for message in messages:
-                error = message.error()
-                if error is None:
-                    if message.offset() >= end:
-                        return
-                    yield message
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                if self._is_end(message, log, (first, end), consumer) or message.offset() >= end:
                     return
-                elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-                    raise not_retained(log, (first, end), self._watermarks(consumer, log))
-                else:
-                    raise self._failure(error)
-            if messages and messages[-1].error() is None and messages[-1].offset() + 1 >= end:
+                yield message
+            if messages and messages[-1].offset() + 1 >= end:
                 return
 
     def _watermarks(self, consumer: Any, log: PartitionLog) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from features.apply import fold
 from features.state import Trailer, read_trailer, with_trailer
-from replay.sources import EventSource, Former
+from replay.sources import EventSource, Former, LogEntry
 from schemas.event import Event
 from sinks.erasures import Tombstones, log_of
 from sinks.lake_reads import PartitionLog
@@ -142,6 +142,19 @@ class LakeFold:
         before, self._corrected = self._corrected, self._source.corrected(self._log)
         changed = [user_id for user_id, version in self._corrected.items() if before.get(user_id) != version]
         self._fold_corrected(user_id for user_id in changed if user_id in self.states)
+
+    def ends_in_log_order(self, user_id: str) -> bool:
+        """Tell whether what follows in the log is folded in log order, and not by event times."""
+        return self._corrected.get(user_id, 0) <= self.position
+
+    def folded_further(self, states: Mapping[str, bytes], entries: Collection[LogEntry]) -> dict[str, bytes]:
+        """Return states with events that follow them in the log, which this fold has not seen; it stays as it is."""
+        logs: dict[str, list[LogEntry]] = {}
+        for offset, event in entries:
+            user_id = event.user_id
+            if user_id in states and not self._is_erased(user_id, offset):
+                logs.setdefault(user_id, []).append((offset, event))
+        return {user_id: _from_nothing(fold(states[user_id], log).state) for user_id, log in logs.items()}
 
     def start_over(self, is_erased: IsErased, erased_in: ErasedIn = never_in) -> None:
         """Fold from the beginning, with other erasures; who was forgotten stays so."""

@@ -25,7 +25,8 @@ from features.state import read_trailer
 from replay.errors import MoveOvertakenError, MoveRefusedError
 from replay.lake_folds import FoldOrder, LakeFold, erasures_of
 from replay.log_move_plan import MovePlan, MovePorts
-from replay.repair import USERS_AT_ONCE, RepairProgress, is_same, note_of, repair_of
+from replay.repair import USERS_AT_ONCE, RepairProgress
+from replay.repair_states import is_same, note_of, repair_of
 from replay.sources import LakeSource
 from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog

@@ -3,7 +3,8 @@
 A repair is a fold of all that the lake holds of a user, built from nothing, one generation above what is stored. The
 online store takes it only where it holds no greater version (features/versioning.py), so an event that live has
 applied is never undone: a user whose stored version the lake does not reach yet is offered again when it does. For
-users whose events never pause, the worker is asked to hold the partition for as long as that takes.
+users whose events never pause, Kafka tells what the lake lacks (replay/chase.py); if that does not help, the worker is
+asked to hold the partition for as long as it takes.
 
 A round, for some users at a time: fold what the lake holds, load what is stored, look whether somebody else has begun
 to repair in another order, note what is offered, offer it, log what was taken. So of two repairs of one user at the
@@ -11,45 +12,42 @@ same time, one finds the generation taken, and looks again.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from feature_repo.fence import Fence
 from feature_repo.outcomes import record_outcomes
 from feature_repo.states import StoredState
-from features.state import TRAILER_BYTES, Trailer, decode, read_trailer, with_trailer
+from features.state import decode, read_trailer
 from features.versioning import VersionConflictError, WriteOutcome
-from replay.errors import RepairStuckError
+from replay.chase import Chase
+from replay.errors import NotRetainedError, RepairStuckError
 from replay.lake_folds import FoldOrder, LakeFold, erasures_of
-from replay.sources import EventSource, LakeSource
+from replay.repair_states import RepairFences, is_same, note_of, repair_of
+from replay.sources import EventSource, LakeSource, LogEntry
+from schemas.errors import BrokerUnavailableError, RegistryUnavailableError
 from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog
 from sinks.lake_root import Lake
-from sinks.repairs import RepairNote, RepairSink
+from sinks.repairs import RepairSink
 from sinks.rows import FeatureLogRow
 from streams.ports import Clock, OnlineStates
 
-__all__ = ["FoldOrder", "PartitionLog", "PartitionRepair", "RepairPorts", "Repaired", "repair_users"]
+__all__ = ["FoldOrder", "PartitionLog", "PartitionRepair", "RepairFences", "RepairPorts", "Repaired", "repair_users"]
+
+logger = logging.getLogger(__name__)
 
 USERS_AT_ONCE: Final = 2_000
 POLL_S: Final = 0.2
 HOLD_AFTER_S: Final = 3.0
+CHASE_S: Final = 30.0
 HOLD_S: Final = 5.0
 WAIT_S: Final = 60.0
 
 
-class RepairFences(Protocol):
-    """How far live has come, and the brake for users that never pause."""
-
-    async def read(self, topic: str) -> dict[int, Fence]:
-        """Return the fences of a topic's partitions."""
-        ...
-
-    async def hold(self, topic: str, partition: int, *, until_ms: int) -> None:
-        """Ask the worker to push nothing to a partition until then; 0 to let it go on."""
-        ...
+OpenTail = Callable[[PartitionLog, int], AbstractContextManager[Callable[[int], list[LogEntry]]]]
 
 
 async def _nobody_erased() -> Tombstones:
@@ -65,6 +63,8 @@ class RepairPorts:
         online: where states are loaded and pushed.
         tombstones: tells whose events were erased and must not come back.
         open_source: gives what is folded, one for each partition; the lake if it is None.
+        open_tail: follows Kafka from an offset on, for what live has applied and the source does not hold yet; None to
+            wait for the source.
     """
 
     lake: Lake
@@ -73,6 +73,7 @@ class RepairPorts:
     clock: Clock
     tombstones: Callable[[], Awaitable[Tombstones]] = _nobody_erased
     open_source: Callable[[], EventSource] | None = None
+    open_tail: OpenTail | None = None
 
     def events(self) -> EventSource:
         """Return what is folded, for one thread at a time."""
@@ -143,6 +144,7 @@ class PartitionRepair:
         wait_s: float = WAIT_S,
     ) -> None:
         self._log = log
+        self._open_tail = ports.open_tail if order is FoldOrder.LOG else None
         self._ports = ports
         self._wait_s = wait_s
         self._fold = LakeFold(ports.events(), log, order, users=users)
@@ -180,10 +182,10 @@ class PartitionRepair:
         held = False
         clock = self._ports.clock
         try:
-            while not await self._round() or self._fold.states:
+            while not await self._round() or await self._chased():
                 now_s = clock.monotonic_s()
                 if hold_from_s is None:
-                    hold_from_s = now_s + HOLD_AFTER_S
+                    hold_from_s = now_s + (HOLD_AFTER_S if self._open_tail is None else CHASE_S)
                 elif now_s > hold_from_s + self._wait_s:
                     raise await self._stuck()
                 elif now_s > hold_from_s:
@@ -241,6 +243,19 @@ class PartitionRepair:
             await self._push(offers)
         return True
 
+    async def _chased(self) -> bool:
+        """Catch up with live, by what Kafka holds behind the source; tell whether somebody is left."""
+        if self._fold.states and self._open_tail is not None:
+            chase = Chase(self._log, self._ports.online, self._ports.fences, self._fold, self._sink, self._ports.clock)
+            try:
+                with self._open_tail(self._log, self._fold.position) as read_to:
+                    for row in await chase.run(read_to, self._heed_erasures):
+                        self._versions[row.user_id] = row.version
+            except (BrokerUnavailableError, RegistryUnavailableError, NotRetainedError) as error:
+                logger.warning("what live has applied since its last flush is waited for, because %s", error)
+                self._open_tail = None
+        return bool(self._fold.states)
+
     async def _heed_erasures(self) -> bool:
         """Begin to fold anew if somebody was erased since the last look; tell whether."""
         found = await self._ports.tombstones()
@@ -294,23 +309,3 @@ class PartitionRepair:
             hint="Start a worker, or see why the one that runs does not flush; then run this again, it goes on where "
             "it stopped. If the lake was restored from an older copy, restore the newest one.",
         )
-
-
-def note_of(user_id: str, state: bytes) -> RepairNote:
-    """Return the note of a state that is about to be offered."""
-    generation, _, version = read_trailer(state)
-    return RepairNote(user_id, generation, version)
-
-
-def is_same(folded: bytes, stored: bytes) -> bool:
-    """Tell whether two states hold the same of the same log, however they came about."""
-    return (
-        folded[:-TRAILER_BYTES] == stored[:-TRAILER_BYTES]
-        and read_trailer(folded).version == read_trailer(stored).version
-    )
-
-
-def repair_of(folded: bytes, found: StoredState | None) -> bytes:
-    """Return a folded state as what is to replace the stored one: built from nothing, one generation above it."""
-    generation = 1 + (read_trailer(found.state).generation if found is not None else 0)
-    return with_trailer(folded, Trailer(generation, 0, read_trailer(folded).version))

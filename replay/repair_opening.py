@@ -18,7 +18,7 @@ async def opened_rebuild(settings: Settings, source: str = "lake") -> AsyncItera
         source: `lake`, or `kafka` as far as live has applied it.
 
     Raises:
-        SettingsError: no Redis is set, or no Kafka or registry to read from.
+        SettingsError: no Redis, no Kafka or no registry is set.
     """
     from feature_repo.fence import FenceStore
 
@@ -35,7 +35,7 @@ async def opened_repair_ports(settings: Settings, source: str = "lake") -> Async
         source: `lake`, or `kafka` as far as live has applied it.
 
     Raises:
-        SettingsError: no Redis is set, or no Kafka or registry to read from.
+        SettingsError: no Redis, no Kafka or no registry is set.
     """
     from feature_repo.fence import FenceStore
     from feature_repo.opening import open_feature_store
@@ -46,10 +46,13 @@ async def opened_repair_ports(settings: Settings, source: str = "lake") -> Async
     with ExitStack() as clients:
         store = open_feature_store(settings)
         try:
-            ports = repair_ports(settings, store)
+            registry = RegistryClient(settings.require("kafka", "registry").registry)
+            clients.callback(registry.close)
+            ports = replace(
+                repair_ports(settings, store),
+                open_tail=lambda log, offset: KafkaSource(settings, registry).tail(log, offset),
+            )
             if source == "kafka":
-                registry = RegistryClient(settings.require("registry").registry)
-                clients.callback(registry.close)
                 read_fences = FenceStore.beside(store).read_blocking
                 ports = replace(ports, open_source=lambda: AppliedSource(KafkaSource(settings, registry), read_fences))
             yield ports, store

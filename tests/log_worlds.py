@@ -131,6 +131,13 @@ class World:
     def state(self, user: str) -> bytes:
         return self.online.rows[CLICKS_TOPIC, user].state
 
+    def rows(self, table: str) -> list[dict[str, object]]:
+        """Return the rows of a table of the lake."""
+        from deltalake import DeltaTable
+
+        found: list[dict[str, object]] = DeltaTable(self.lake / table).to_pyarrow_dataset().to_table().to_pylist()
+        return found
+
     def folded(self, epoch: str, order: FoldOrder = FoldOrder.LOG) -> dict[str, bytes]:
         """Fold all partitions of a log from the lake."""
         states: dict[str, bytes] = {}
