@@ -1,6 +1,5 @@
 """The closing account of a demo: every record that was sent, where it is now, and whether the features are right."""
 
-import asyncio
 import random
 import statistics
 import time
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.demo_run import DemoResult
+from cli.parity_ports import opened_parity
 from config.settings import Settings
-from feature_repo.opening import open_feature_store
-from feature_repo.states import StateStore
 from features.catalog import FEATURES
-from replay.refold import Agreement, compare_with_live
+from replay.parity import ParityPlan, compare
+from replay.parity_content import instants_at
 from schemas.event import EVENT_TOPICS, Event
 from schemas.topics import describe_topics
 from serving.reader import FeatureReader
@@ -28,6 +27,21 @@ DIFFERENCES_SHOWN = 20
 LATER_MS = 20 * 60_000  # features decay at read, so they are compared at a second instant too
 
 Logs = Mapping[str, Sequence[tuple[int, Event]]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How live states compare with those folded from the lake.
+
+    Attributes:
+        state_count: states that were compared.
+        differing: how many differ, or could not be compared.
+        examples: topic and user of the first of them.
+    """
+
+    state_count: int
+    differing: int
+    examples: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -176,17 +190,16 @@ def compare_features(
 
 
 def compare_states(settings: Settings) -> Agreement:
-    """Fold the lake again, and compare every state with the one in the online store, byte for byte."""
-    topics = {topic: info for topic, info in describe_topics(settings).items() if topic in EVENT_TOPICS}
-
-    async def compare() -> Agreement:
-        store = open_feature_store(settings)
-        try:
-            return await compare_with_live(settings.lake_path, topics, StateStore(store))
-        finally:
-            await store.close()
-
-    return asyncio.run(compare())
+    """Fold the lake again, and compare the content of every state with the one in the online store."""
+    described = describe_topics(settings)
+    plan = ParityPlan({topic: described[topic] for topic in EVENT_TOPICS}, None, instants_at(()))
+    with opened_parity(settings, of_states_only=True) as ports:
+        report = compare(ports, plan, lambda _step: None)
+    differing = [(str(found.topic), user.user_id) for user in report.differing for found in user.differences]
+    told = [(str(gap.topic), f"{gap.user_count} users of partition {gap.partition}") for gap in report.gaps]
+    examples = (*differing, *told)[:DIFFERENCES_SHOWN]
+    gap_count = sum(gap.user_count for gap in report.gaps)
+    return Agreement(report.state_count, report.difference_count + gap_count, tuple(examples))
 
 
 def _freshness(samples_ms: Sequence[float]) -> dict[str, Any]:

@@ -112,6 +112,8 @@ class ComparedUser:
                 self.user_id, max(_newest_ms(state) for states in readable.values() for state in states.values())
             )
         )
+        if not self.instants:
+            return
         computed: dict[Any, Sequence[Values]] = {}
         values: dict[str, Sequence[Values]] = {}
         for way, states in readable.items():

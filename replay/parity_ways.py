@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from config.settings import Settings
 from features.state import TopicState, decode
 from replay.lake_folds import FoldOrder, LakeFold, erasures_of
 from replay.rebuild import COMPLETE_AFTER_MS
@@ -16,7 +15,7 @@ from sinks.lake_root import Lake
 from sinks.letter_reads import LetterFilter, held_positions, letter_heads
 from sinks.tables import RAW_EVENTS
 
-__all__ = ["LAKE", "Folded", "LivePosition", "UpToLive", "fold_to_live", "letters_only", "parity_sources"]
+__all__ = ["LAKE", "Folded", "LivePosition", "UpToLive", "fold_to_live", "letters_only"]
 
 
 LAKE: Final = "lake"
@@ -28,15 +27,15 @@ class LivePosition:
 
     Attributes:
         versions: of the users whose stored state was read.
-        otherwise: of all others: what live had applied of the partition before the states were read.
+        fenced: every offset below it was in the states, of everybody, before they were read.
     """
 
     versions: Mapping[str, int]
-    otherwise: int
+    fenced: int
 
     def of(self, user_id: str) -> int:
-        """Return the offset before which the events of a user were applied."""
-        return self.versions.get(user_id, self.otherwise)
+        """Return the offset before which the events of a user must be in the state, or were found to be."""
+        return max(self.fenced, self.versions.get(user_id, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,18 +194,6 @@ def letters_only(lake: Lake, log: PartitionLog) -> frozenset[int]:
     positions = {head.position for head in heads if head.position.topic_id == log.topic_id}
     taken_anew = held_positions(lake, RAW_EVENTS, positions)
     return frozenset(position.offset for position in positions - taken_anew)
-
-
-def parity_sources(settings: Settings, lake: Lake) -> tuple[EventSource, ...]:
-    """Return the ways of replay: Kafka and the lake.
-
-    Raises:
-        SettingsError: no Kafka or no registry is set.
-    """
-    from replay.kafka_source import KafkaSource
-    from replay.sources import LakeSource
-
-    return KafkaSource(settings), LakeSource(lake)
 
 
 def _oldest_ms(state: TopicState) -> int:
