@@ -107,7 +107,8 @@ def dumps_of(settings: Settings, users: Iterable[str]) -> dict[bytes, bytes]:
 def test_what_was_served_is_audited(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # a loaded machine may take seconds for what takes milliseconds
     serving = settings.serving.model_copy(update={"served_share": 1.0, "push_allowance_ms": 15_000})
-    settings = settings.model_copy(update={"serving": serving})
+    worker = settings.worker.model_copy(update={"flush_interval_ms": 200})
+    settings = settings.model_copy(update={"serving": serving, "worker": worker})
     log_path, log = tmp_path / "worker.log", SentLog()
     send(settings, clean_traffic(2_000, start_ms=now_ms() - 10 * MINUTE_MS, rate=100.0, seed=1), log)
     with worker_process(settings, log_path) as process:
@@ -118,7 +119,7 @@ def test_what_was_served_is_audited(settings: Settings, tmp_path: Path, monkeypa
         first_ms = read_all(settings, users)  # events of minutes ago: each must be in its answer
 
         with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(send_live, settings, 400, log)
+            sending = pool.submit(send_live, settings, 300, log)
             read_all(settings, users, sending.done)  # events of this very moment
             sending.result()
         wait_committed(settings, log_path)
