@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
+from cli.priority import GIVES_WAY, NiceOption, give_way
 from cli.replay_move import move_topics
 from cli.replay_users import named_users, repair_named_users
 from config.errors import ShopstreamError
@@ -54,6 +55,8 @@ def replay(
         list[str] | None,
         typer.Option("--from-epoch", help="Move the states from this log to the topic's new one; may be repeated."),
     ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=1.0, help="Most events to fold per second.")] = None,
+    nice: NiceOption = GIVES_WAY,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be read and written.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -70,21 +73,22 @@ def replay(
         raise typer.BadParameter(
             "--all needs --topic, and goes with neither users nor --from-epoch", param_hint="--all"
         )
-    if from_epoch and (users or source is Source.KAFKA):
+    if from_epoch and (users or rate or source is Source.KAFKA):
         raise typer.BadParameter("--from-epoch moves all users, and folds the lake", param_hint="--from-epoch")
     if topic is not None and topic not in EVENT_TOPICS:
         raise typer.BadParameter(f"{topic!r} is none of {', '.join(EVENT_TOPICS)}", param_hint="--topic")
     del into  # there is one so far
     settings = invocation(ctx).settings().require("kafka", "redis")
+    give_way(nice)
     described = describe_topics(settings)
     topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
     if users is not None:
-        repair_named_users(settings, topics, users, source=source.value, dry_run=dry_run, json=json)
+        repair_named_users(settings, topics, users, source=source.value, rate=rate, dry_run=dry_run, json=json)
         return
     if from_epoch:
         move_topics(settings, topics, from_epoch, dry_run=dry_run, json=json)
         return
-    run = _Run(settings, topics, source, everything=everything, dry_run=dry_run, console=progress_console())
+    run = _Run(settings, topics, source, rate, everything=everything, dry_run=dry_run, console=progress_console())
     payload = asyncio.run(run.run())
     emit(payload, as_json=json, text=lambda out: _print(out, payload))
     if payload["failures"]:
@@ -99,6 +103,7 @@ class _Run:
         settings: Settings,
         topics: Mapping[str, TopicInfo],
         source: Source,
+        rate: float | None,
         *,
         everything: bool,
         dry_run: bool,
@@ -107,6 +112,7 @@ class _Run:
         self._settings = settings
         self._topics = topics
         self._source = source
+        self._rate = rate
         self._everything = everything
         self._dry_run = dry_run
         self._console = console
@@ -117,7 +123,7 @@ class _Run:
         from replay.rebuild import PartitionResult
         from replay.repair_opening import opened_rebuild
 
-        async with opened_rebuild(self._settings, self._source.value) as rebuild:
+        async with opened_rebuild(self._settings, self._source.value, rate=self._rate) as rebuild:
             plans = await rebuild.plan(self._topics, everything=self._everything)
             self._announce(plans)
             outcomes = [] if self._dry_run else await self._rebuild(rebuild, plans)

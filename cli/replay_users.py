@@ -37,7 +37,14 @@ def named_users(users: Sequence[str] | None, users_file: str | None) -> list[str
 
 
 def repair_named_users(
-    settings: Settings, topics: Mapping[str, TopicInfo], users: Sequence[str], *, source: str, dry_run: bool, json: bool
+    settings: Settings,
+    topics: Mapping[str, TopicInfo],
+    users: Sequence[str],
+    *,
+    source: str,
+    rate: float | None,
+    dry_run: bool,
+    json: bool,
 ) -> None:
     """Repair users, and print what was done.
 
@@ -45,19 +52,25 @@ def repair_named_users(
         UnknownUsersError: of some there is no event; nothing was changed.
         ShopstreamError: something does not answer; what was repaired stays.
     """
-    payload = asyncio.run(_repair(settings, topics, users, source, dry_run=dry_run))
+    payload = asyncio.run(_repair(settings, topics, users, source, rate=rate, dry_run=dry_run))
     emit(payload, as_json=json, text=lambda out: _print(out, payload))
 
 
 async def _repair(
-    settings: Settings, topics: Mapping[str, TopicInfo], users: Sequence[str], source: str, *, dry_run: bool
+    settings: Settings,
+    topics: Mapping[str, TopicInfo],
+    users: Sequence[str],
+    source: str,
+    *,
+    rate: float | None,
+    dry_run: bool,
 ) -> dict[str, Any]:
     from replay.repair_opening import opened_repair_ports
     from replay.repair_selection import SelectionRepair, stored_ids
     from schemas.privacy import Pseudonyms
 
     console = progress_console()
-    async with opened_repair_ports(settings, source) as (ports, _):
+    async with opened_repair_ports(settings, source, rate=rate) as (ports, _):
         work = SelectionRepair(ports, topics)
         selections = await followed(
             work.select(stored_ids(users, Pseudonyms.in_use(settings.privacy))),

@@ -11,28 +11,34 @@ from replay.repair import RepairPorts
 
 
 @asynccontextmanager
-async def opened_rebuild(settings: Settings, source: str = "lake") -> AsyncIterator[Rebuild]:
+async def opened_rebuild(
+    settings: Settings, source: str = "lake", *, rate: float | None = None
+) -> AsyncIterator[Rebuild]:
     """Open the stores of the settings for a rebuild.
 
     Args:
         source: `lake`, or `kafka` as far as live has applied it.
+        rate: most events folded per second; None for no limit.
 
     Raises:
         SettingsError: no Redis, no Kafka or no registry is set.
     """
     from feature_repo.fence import FenceStore
 
-    async with opened_repair_ports(settings, source) as (ports, store):
+    async with opened_repair_ports(settings, source, rate=rate) as (ports, store):
         fences = FenceStore.beside(store)
         yield Rebuild(ports, fences, future_tolerance_ms=settings.events.future_tolerance_ms)
 
 
 @asynccontextmanager
-async def opened_repair_ports(settings: Settings, source: str = "lake") -> AsyncIterator[tuple[RepairPorts, Any]]:
+async def opened_repair_ports(
+    settings: Settings, source: str = "lake", *, rate: float | None = None
+) -> AsyncIterator[tuple[RepairPorts, Any]]:
     """Open what a repair needs, and the feature store beneath it.
 
     Args:
         source: `lake`, or `kafka` as far as live has applied it.
+        rate: most events folded per second; None for no limit.
 
     Raises:
         SettingsError: no Redis, no Kafka or no registry is set.
@@ -41,6 +47,7 @@ async def opened_repair_ports(settings: Settings, source: str = "lake") -> Async
     from feature_repo.opening import open_feature_store
     from replay.applied_source import AppliedSource
     from replay.kafka_source import KafkaSource
+    from replay.pace import Pace, PacedSource
     from schemas.registry import RegistryClient
 
     with ExitStack() as clients:
@@ -55,6 +62,10 @@ async def opened_repair_ports(settings: Settings, source: str = "lake") -> Async
             if source == "kafka":
                 read_fences = FenceStore.beside(store).read_blocking
                 ports = replace(ports, open_source=lambda: AppliedSource(KafkaSource(settings, registry), read_fences))
+            if rate is not None:
+                pace, unpaced = Pace(rate), ports.events
+                clients.callback(pace.stop)
+                ports = replace(ports, open_source=lambda: PacedSource(unpaced(), pace))
             yield ports, store
         finally:
             await store.close()

@@ -37,7 +37,7 @@ def log_path(tmp_path: Path) -> Path:
 
 def replay(settings: Settings, *arguments: str) -> dict[str, Any]:
     """Run the command in this process, which has imported Feast already; return its JSON."""
-    command = ["replay", "--into", "online", "--json", *arguments]
+    command = ["replay", "--into", "online", "--nice", "0", "--json", *arguments]
     result = CliRunner().invoke(app, command, env=as_environment(settings), catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)

@@ -26,7 +26,7 @@ STATE = view_fields(VIEWS[CLICKS_TOPIC].view).state
 
 def replay(settings: Settings, *arguments: str, stdin: str = "", exit_code: int = 0) -> dict[str, Any]:
     """Run the command in this process, which has imported Feast already; return its JSON."""
-    command = ["replay", "--into", "online", "--json", *arguments]
+    command = ["replay", "--into", "online", "--nice", "0", "--json", *arguments]
     result = CliRunner().invoke(app, command, env=as_environment(settings), input=stdin)
     assert result.exit_code == exit_code, result.stderr
     found: dict[str, Any] = json.loads(result.stdout) if result.stdout else {"error": str(result.exception)}
@@ -65,7 +65,7 @@ def test_spoiled_users_are_mended_beside_a_worker_and_kafka_rebuilds_the_same(
             after = {user: stored(settings, redis, user) for user in clickers}
             assert {user for user in clickers if after[user] != before[user]} == {first, second}
             unknown = CliRunner().invoke(
-                app, ["replay", "--into", "online", "--user", "nobody"], env=as_environment(settings)
+                app, ["replay", "--into", "online", "--nice", "0", "--user", "nobody"], env=as_environment(settings)
             )
             assert unknown.exit_code == 1
             assert "The lake holds no event of nobody" in str(unknown.exception)
