@@ -89,10 +89,6 @@ class AnswerLog(Protocol):
         """Take the answers of one read; returns at once, and never raises."""
         ...
 
-    def close(self) -> None:
-        """Write what is kept."""
-        ...
-
 
 def now_ms() -> int:
     """Return wall-clock milliseconds UTC."""
@@ -111,7 +107,7 @@ class FeatureReader:
         clock_ms: wall clock.
         pseudonyms: what user ids are stored under; None where they are stored as they are. Ids are asked for, and
             answered, as they are in either case.
-        served: keeps a sample of the answers; closed with the reader.
+        served: keeps a sample of the answers; whoever made it closes it, after the readers that share it.
 
     Raises:
         NotAppliedError: the definitions were never applied to the store's project.
@@ -128,6 +124,7 @@ class FeatureReader:
         served: AnswerLog | None = None,
     ) -> None:
         self._served = served
+        self._own_log: ServedLog | None = None
         self._pseudonyms = pseudonyms
         self._store = store
         self._service = feature_service(store)
@@ -136,24 +133,30 @@ class FeatureReader:
         self._clock_ms = clock_ms
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, for_inspection: bool = False) -> "FeatureReader":
+    def from_settings(
+        cls, settings: Settings, *, for_inspection: bool = False, served: AnswerLog | None = None
+    ) -> "FeatureReader":
         """Open a reader on the online store of the settings; its fences share the store's connection.
 
         Args:
             for_inspection: nobody acts upon the answers, so none is kept in `served`.
+            served: keeps a sample of the answers; one of the reader's own, if None.
 
         Raises:
             SettingsError: no Redis is set.
             NotAppliedError: the definitions were never applied.
         """
         store = open_feature_store(settings)
-        return cls(
+        reader = cls(
             store,
             FenceStore.beside(store),
             stale_after_ms=settings.serving.stale_after_ms,
             pseudonyms=Pseudonyms.in_use(settings.privacy),
-            served=None if for_inspection else ServedLog.from_settings(settings),
+            served=None if for_inspection else served,
         )
+        if served is None and not for_inspection:
+            reader._served = reader._own_log = ServedLog.from_settings(settings)
+        return reader
 
     def read(
         self, user_ids: Sequence[str], as_of_ms: int | None = None, *, model: str | None = None
@@ -208,9 +211,9 @@ class FeatureReader:
         return list(user_ids) if self._pseudonyms is None else [self._pseudonyms.of(user_id) for user_id in user_ids]
 
     def close(self) -> None:
-        """Close the connection, and write what is kept of the answers."""
-        if self._served is not None:
-            self._served.close()
+        """Close the connection, and write what the reader's own log has kept."""
+        if self._own_log is not None:
+            self._own_log.close()
         self._store.provider.online_store.connections(self._store.config.online_store).close_blocking()
 
     def _user(self, columns: "_Columns", row: int, user_id: str, now: int) -> UserFeatures:
