@@ -36,6 +36,7 @@ from traffic.simulator import Simulator, SimulatorConfig
 ROOT: Final = Path(__file__).resolve().parents[1]
 WARM_UP_S: Final = 10.0
 SETTLE_S: Final = 5.0
+LAST_S: Final = 1.0  # what came just before Redis was emptied is readable only when it is rebuilt
 DEADLINE_S: Final = 600.0
 CAUGHT_UP_S: Final = 4.0  # the lag of Kafka's offsets is up to a flush interval of records
 RATIO_MAX: Final = 2.0
@@ -93,7 +94,8 @@ def run(settings: Settings, options: Options) -> dict[str, Any]:
             log.start()
             marks.set("before")
             time.sleep(options.seconds)
-            marks.set("emptied")
+            marks.set("last")
+            time.sleep(LAST_S)
             _empty(settings)
             say("Redis is empty")
             _wait(lambda: process.poll() is not None, "the worker goes on without what it had stored")
@@ -143,7 +145,7 @@ class Marks:
             inside = (each for each in samples if first_ms <= each.append_time_ms < end_ms)
             return percentiles(each for each in inside if each.was_complete is was_complete)
 
-        before, during = part("before", "emptied"), part("replay", "rebuilt")
+        before, during = part("before", "last"), part("replay", "rebuilt")
         return {
             "before": before,
             "during": during,

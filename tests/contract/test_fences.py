@@ -32,6 +32,8 @@ class Fences(Protocol):
 
     async def hold(self, topic: str, partition: int, *, until_ms: int) -> None: ...
 
+    async def succeed(self, topic: str, from_epoch: str, fences: Mapping[int, Fence]) -> bool: ...
+
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.stack)])
 def fences(request: pytest.FixtureRequest) -> Fences:
@@ -195,5 +197,39 @@ def test_a_hold_is_beside_the_fence_and_goes_with_it(fences: Fences) -> None:
         await fences.hold(CLICKS_TOPIC, 0, until_ms=70)
         await fences.replace(CLICKS_TOPIC, 0, fence(3))
         assert await fences.read(CLICKS_TOPIC) == {0: fence(3)}
+
+    run(fences, body)
+
+
+def test_the_fences_of_a_new_log_take_the_place_of_the_former_ones(fences: Fences) -> None:
+    new = {number: fence(10 * number, epoch="topic-id:6") for number in range(6)}
+
+    async def body() -> None:
+        for number in range(4):
+            await fences.advance(CLICKS_TOPIC, number, fence(90 + number))
+        await fences.advance(CARTS_TOPIC, 0, fence(7))
+        assert await fences.succeed(CLICKS_TOPIC, EPOCH, new)
+        assert await fences.read(CLICKS_TOPIC) == new
+        assert await fences.read(CARTS_TOPIC) == {0: fence(7)}
+        await fences.move(CLICKS_TOPIC, {1: FenceMove("topic-id:6", 10, 11)})
+        assert await fences.succeed(CLICKS_TOPIC, EPOCH, new)  # a second run: what a worker has moved stays
+        assert (await fences.read(CLICKS_TOPIC))[1].next_offset == 11
+
+    run(fences, body)
+
+
+def test_fences_of_a_third_log_are_not_replaced(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(5, epoch="third:4"))
+        assert not await fences.succeed(CLICKS_TOPIC, EPOCH, {0: fence(0, epoch="topic-id:6")})
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(5, epoch="third:4")}
+
+    run(fences, body)
+
+
+def test_fences_that_were_lost_are_put_in_place(fences: Fences) -> None:
+    async def body() -> None:
+        assert await fences.succeed(CLICKS_TOPIC, EPOCH, {0: fence(4, epoch="topic-id:6")})
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(4, epoch="topic-id:6")}
 
     run(fences, body)

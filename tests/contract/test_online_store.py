@@ -17,6 +17,7 @@ from feature_repo.fence import fence_key
 from feature_repo.layout import KeyTemplate, view_fields
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.outcomes import record_outcomes
+from feature_repo.replacing import Replacement, StateReplacing
 from feature_repo.states import StateStore, StoredState
 from features.catalog import VIEWS
 from features.state import Trailer, read_trailer
@@ -36,6 +37,10 @@ class States(Protocol):
 
     def put(self, topic: str, user_id: str, stored: bytes) -> None: ...
 
+    async def replace(self, topic: str, rows: Sequence[Replacement], servable_ms: int) -> frozenset[str]: ...
+
+    def users(self) -> Iterator[list[str]]: ...
+
 
 class FeastStates:
     """The real thing: loads through StateStore, pushes through FeatureStore.push_async."""
@@ -46,6 +51,9 @@ class FeastStates:
             self.store.config.online_config["redis_type"] = "redis_cluster"
         self.connections = self.store.provider.online_store.connections(self.store.config.online_store)
         self._states = StateStore(self.store)
+        self._replacing = StateReplacing(self.store)
+        self.replace = self._replacing.replace
+        self.users = self._replacing.users
 
     async def load(self, topic: str, user_ids: Sequence[str]) -> dict[str, StoredState]:
         return await self._states.load(topic, user_ids)
@@ -470,3 +478,32 @@ def test_tearing_down_takes_the_fences_with_the_states_and_leaves_other_projects
 
     run(mine, body)
     theirs.connections.close_blocking()
+
+
+def test_the_state_that_was_read_is_replaced_whatever_its_version(states: States) -> None:
+    async def body() -> None:
+        held = {"lower": state(1, 0, 900), "gone": state(0, 3, 9), "changed": state(0, 0, 5)}
+        for topic in (CLICKS_TOPIC, CARTS_TOPIC):
+            for user, stored in held.items():
+                await states.push(topic, [(user, state(0, 0, 1))], NOW_MS)
+                await states.replace(topic, [Replacement(user, state(0, 0, 1), stored)], NOW_MS)
+        rows = [
+            Replacement("lower", held["lower"], state(2, 0, 0)),
+            Replacement("gone", held["gone"], None),
+            Replacement("changed", state(0, 0, 4), state(1, 0, 2)),
+            Replacement("new", None, state(1, 0, 7)),
+            Replacement("held", None, None),
+        ]
+        assert await states.replace(CLICKS_TOPIC, rows, NOW_MS + 5) == {"changed"}
+        found = await states.load(CLICKS_TOPIC, [*held, "new", "held"])
+        assert found == {
+            "lower": StoredState(state(2, 0, 0), NOW_MS + 5),
+            "changed": StoredState(held["changed"], NOW_MS),
+            "new": StoredState(state(1, 0, 7), NOW_MS + 5),
+        }
+        assert {user: each.state for user, each in (await states.load(CARTS_TOPIC, [*held, "new"])).items()} == held
+        assert {user for part in states.users() for user in part} >= {*held, "new"}
+        again = await states.replace(CLICKS_TOPIC, rows[:1], NOW_MS + 9)
+        assert again == {"lower"}  # it is another one by now
+
+    run(states, body)
