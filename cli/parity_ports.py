@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from config.settings import Settings
@@ -17,6 +17,7 @@ from replay.parity_content import InstantsOf
 from replay.parity_ways import letters_only
 from replay.sources import LakeSource
 from schemas.privacy import Pseudonyms
+from schemas.registry import RegistryClient
 from serving.errors import UnreadableStateError
 from serving.reader import FeatureReader, UserFeatures
 from sinks.lake_root import lake_of
@@ -139,7 +140,7 @@ def opened_parity(settings: Settings, *, of_states_only: bool = False) -> Iterat
     fences = FenceStore.beside(store)
     states = ErasedStates(store)
     erasures = KnownErasures(lake, states, Pseudonyms.with_key_of(settings.privacy))
-    with asyncio.Runner() as runner:
+    with asyncio.Runner() as runner, closing(RegistryClient(settings.registry)) as registry:
         try:
             live: LiveWay
             if of_states_only:
@@ -151,7 +152,7 @@ def opened_parity(settings: Settings, *, of_states_only: bool = False) -> Iterat
                 live = ServedLive(reader, states, fences)
             yield ParityPorts(
                 live=live,
-                sources=(LakeSource(lake),) if of_states_only else (KafkaSource(settings), LakeSource(lake)),
+                sources=(LakeSource(lake),) if of_states_only else (KafkaSource(settings, registry), LakeSource(lake)),
                 tombstones=lambda: runner.run(erasures.read()),
                 letters_only=lambda log: letters_only(lake, log),
                 tolerance_ms=settings.events.future_tolerance_ms,

@@ -21,7 +21,7 @@ from replay.parity_ways import LAKE
 
 __all__ = ["LiveUser", "LiveWay", "ParityPlan", "ParityPorts", "ParityReport", "compare"]
 
-LOOKS_MAX: Final = 4
+LOOKS_MAX: Final = 3
 EXPLAINED_MAX: Final = 10
 
 Tell = Callable[[str], None]

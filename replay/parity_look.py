@@ -52,14 +52,13 @@ class Look:
             self.live.update(live.read(user_ids[first : first + USERS_PER_READ], self._plan.instants_of))
         self.tombstones = self._ports.tombstones()
         after = {topic: live.fences(topic) for topic in topics}
-        for topic in topics:
-            for log in self._plan.logs(topic):
-                fence = after[topic].get(log.partition)
-                needed = fence.next_offset if fence is not None and fence.epoch == log.log_epoch else 0
-                for source in self._ports.sources:
-                    yield f"{source.name}: {log.topic}-{log.partition}"
-                    self._await(source, log, needed)
-                self._fold(log, None if everybody else user_ids)
+        for log in self._logs_of(None if everybody else user_ids):
+            fence = after[log.topic].get(log.partition)
+            needed = fence.next_offset if fence is not None and fence.epoch == log.log_epoch else 0
+            for source in self._ports.sources:
+                yield f"{source.name}: {log.topic}-{log.partition}"
+                self._await(source, log, needed)
+            self._fold(log, None if everybody else user_ids)
 
     def users(self) -> list[str]:
         """Return everybody of whom any way knows."""
@@ -97,6 +96,13 @@ class Look:
     def applied_to(self, log: PartitionLog, user_id: str) -> int:
         """Return the offset before which live had applied the events of a user."""
         return self._positions[log].of(user_id)
+
+    def _logs_of(self, user_ids: Sequence[str] | None) -> list[PartitionLog]:
+        """Return the partitions that users may be in; None for everybody."""
+        if user_ids is None or self._ports.has_pseudonyms:
+            return [log for topic in self._plan.topics for log in self._plan.logs(topic)]
+        found = {self.log_of(topic, user_id) for topic in self._plan.topics for user_id in user_ids}
+        return sorted(log for log in found if log is not None)
 
     def _await(self, source: EventSource, log: PartitionLog, needed: int) -> None:
         """Wait until a source has got what live has; not longer than it gets anything."""
