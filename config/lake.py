@@ -35,6 +35,15 @@ class LakeSettings(Section):
     s3_secret_access_key: SecretStr = Field(SecretStr(""), description="its secret")
     s3_session_token: SecretStr = Field(SecretStr(""), description="token of a temporary S3 key")
     retention_hours: int = Field(168, ge=24, description="files stay for so long after `lake maintain` replaced them")
+    history_hours: int = Field(
+        1, ge=1, description="a version can be read for so long after the next one; 1,000 commits cost each commit 6 ms"
+    )
+    feature_log_interval_ms: int = Field(
+        0, ge=0, le=86_400_000, description="of a flush, log a user's newest state per so long; 0 for every one"
+    )
+    feature_log_retention_days: int = Field(
+        0, ge=0, description="days of feature_log that `lake maintain` keeps, at least 2; 0 for ever"
+    )
 
     @property
     def s3_address(self) -> str:
@@ -64,6 +73,8 @@ class LakeSettings(Section):
         key, secret = self.s3_access_key_id.get_secret_value(), self.s3_secret_access_key.get_secret_value()
         if bool(key) != bool(secret):
             raise contradiction("lake.s3_access_key_id and lake.s3_secret_access_key must be set together")
+        if self.feature_log_retention_days == 1:
+            raise contradiction("lake.feature_log_retention_days must be 0 or at least 2: windows reach back 24 h")
         if self.s3_session_token.get_secret_value() and not key:
             raise contradiction("lake.s3_session_token is set without lake.s3_access_key_id")
         if self.s3_endpoint and not re.match(r"^https?://[^/@]+$", self.s3_endpoint.rstrip("/")):

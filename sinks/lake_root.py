@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from config.settings import Settings
 from sinks.errors import LakeNotLocalError, LakePinnedError
@@ -42,7 +41,7 @@ class Pin:
         instant: the others are read at their newest version then; None leaves them as they are now.
     """
 
-    versions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    versions: Mapping[str, int] = field(default_factory=dict, hash=False)
     instant: datetime | None = None
 
     def __bool__(self) -> bool:
@@ -65,11 +64,13 @@ class RootedTable:
         uri: an absolute folder, or an `s3://` address.
         storage_options: as delta-rs takes them; they may hold secrets.
         pin: version or instant to read it at; None for the newest version.
+        snapshots: where the table is kept once it was opened at the pin, by address.
     """
 
     uri: str
-    storage_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     pin: int | datetime | None = None
+    snapshots: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -88,21 +89,27 @@ class LakeRoot:
         uri: an absolute folder, or an `s3://` address, without a slash at its end.
         storage_options: as delta-rs takes them; they may hold secrets.
         pin: as of when it is read.
+        snapshots: of the tables that were opened at the pin, by address: they stay what they are for as long as this
+            root is used, though the table's log may forget that version meanwhile.
     """
 
     uri: str
-    storage_options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     pin: Pin = field(default_factory=Pin, hash=False)
+    snapshots: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __truediv__(self, table: str) -> RootedTable:
-        return RootedTable(f"{self.uri}/{table}", self.storage_options, self.pin.of(table))
+        return RootedTable(f"{self.uri}/{table}", self.storage_options, self.pin.of(table), self.snapshots)
+
+    def __reduce__(self) -> tuple[type["LakeRoot"], tuple[Any, ...]]:
+        return LakeRoot, (self.uri, self.storage_options, self.pin)  # another process opens its own snapshots
 
     def __str__(self) -> str:
         return self.uri
 
     def pinned(self, pin: Pin) -> "LakeRoot":
         """Return the same lake as of `pin`."""
-        return replace(self, pin=pin)
+        return replace(self, pin=pin, snapshots={})
 
 
 Lake: TypeAlias = Path | LakeRoot

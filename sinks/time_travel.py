@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from sinks.errors import LakeVersionError
 from sinks.lake_root import RootedTable
@@ -29,6 +29,13 @@ def open_pinned(address: RootedTable) -> "DeltaTable | None":
         LakeVersionError: that version is not there, or cannot be read any more.
         DeltaError, OSError: what is there cannot be read.
     """
+    if str(address) in address.snapshots:
+        return cast("DeltaTable | None", address.snapshots[str(address)])
+    found = address.snapshots[str(address)] = _opened(address)
+    return found
+
+
+def _opened(address: RootedTable) -> "DeltaTable | None":
     from deltalake.exceptions import TableNotFoundError
 
     past = _History(address)

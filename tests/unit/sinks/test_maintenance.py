@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from config.settings import LakeSettings
+from config.lake import LakeSettings
+from sinks import maintenance
 from sinks.arrow_rows import raw_events
 from sinks.delta import DeltaAppender, TablePart, open_or_create
 from sinks.errors import LakeBusyError
@@ -191,7 +192,10 @@ def test_a_handle_from_before_a_merge_and_a_deletion_still_appends_exactly(tmp_p
     }
 
 
-def test_what_is_held_of_each_partition_outlives_merge_checkpoint_and_cleaned_logs(tmp_path: Path) -> None:
+def test_what_is_held_of_each_partition_outlives_merge_checkpoint_and_cleaned_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LOG_FILES_LEFT_ALONE", 0)
     sink = LakeSink(tmp_path)
     for offset in range(5):
         sink.write([flush([offset], partition=partition, features=[offset]) for partition in range(3)])
