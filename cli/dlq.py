@@ -9,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.context import JsonFlag, emit, invocation, progress_console
+from cli.lake_options import LakeTime, LetterVersions, chosen_lake
 from replay.dead_letter_selection import PositionName, RedriveOptions, parse_position, parse_time
 from schemas.dead_letter import Reason
 from schemas.event import EVENT_TOPICS
 from sinks.letter_reads import LetterFilter
+from sinks.tables import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from replay.redrive_finish import FinishReport
@@ -53,6 +55,8 @@ def list_(
     to_time: ToOption = None,
     fate: Annotated[str, typer.Option(metavar="FATE", help=f"One of {', '.join(_FATES)}.")] = "open",
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show so many of them; all are counted.")] = 20,
+    lake_version: LetterVersions = None,
+    lake_time: LakeTime = None,
     *,
     as_json: JsonFlag = False,
 ) -> None:
@@ -68,7 +72,7 @@ def list_(
     from replay.dead_letter_fates import read_fates
     from sinks.letter_reads import letter_heads
 
-    lake = invocation(ctx).settings().lake_path
+    lake = chosen_lake(invocation(ctx).settings(), lake_version, lake_time, table=DEAD_LETTERS.name)
     payload = list_payload(lake, read_fates(lake, letter_heads(lake, wanted)), fate, limit)
     emit(payload, as_json=as_json, text=lambda console: print_list(console, payload))
 
@@ -79,6 +83,8 @@ def show(
     position: Annotated[
         list[str], typer.Argument(metavar="TOPIC/PARTITION/OFFSET", show_default=False, help="Or three arguments.")
     ],
+    lake_version: LetterVersions = None,
+    lake_time: LakeTime = None,
     *,
     as_json: JsonFlag = False,
 ) -> None:
@@ -89,7 +95,9 @@ def show(
     name = _position("/".join(position))
     from cli.dlq_views import print_letter, read_letter
 
-    payload = read_letter(invocation(ctx).settings(), name)
+    settings = invocation(ctx).settings()
+    lake = chosen_lake(settings, lake_version, lake_time, table=DEAD_LETTERS.name)
+    payload = read_letter(settings, lake, name)
     emit(payload, as_json=as_json, text=lambda console: print_letter(console, payload))
 
 

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -18,6 +17,7 @@ from replay.letter_decoding import LetterDecoder
 from replay.letter_probing import probe_of
 from schemas.registry import RegistryClient
 from schemas.rules import Problem
+from sinks.lake_root import Lake
 from sinks.letter_reads import Letter, letters
 from sinks.redrives import Attempt, read_attempts
 from streams.clock import SystemClock
@@ -26,7 +26,7 @@ PREVIEW_BYTES: Final = 256
 _HEX_COLUMNS: Final = 16
 
 
-def list_payload(lake: Path, told: Sequence[Told], fate: str, limit: int) -> dict[str, Any]:
+def list_payload(lake: Lake, told: Sequence[Told], fate: str, limit: int) -> dict[str, Any]:
     """Return the JSON form of a list: counts of all, and the newest ones of a fate with their details."""
     _, by_fate = count_by(told)
     chosen = [each for each in told if fate in {"all", each.fate.value}]
@@ -82,14 +82,13 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
-def read_letter(settings: Settings, name: PositionName) -> dict[str, Any]:
+def read_letter(settings: Settings, lake: Lake, name: PositionName) -> dict[str, Any]:
     """Return the JSON form of one letter.
 
     Raises:
         NoSuchLetterError: it is not there.
         LakeUnavailableError: the lake cannot be read.
     """
-    lake = settings.lake_path
     attempts = read_attempts(lake)
     heads = select(lake, RedriveOptions(named=(name,)))
     (told,) = read_fates(lake, heads, attempts)

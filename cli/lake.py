@@ -8,6 +8,7 @@ from rich.table import Table
 
 from cli import erase
 from cli.context import JsonFlag, emit, invocation, progress_console
+from sinks.lake_root import lake_of
 from sinks.maintenance import MaintenanceReport, maintain_lake
 
 app = typer.Typer(no_args_is_help=True, help="Upkeep of the Delta tables.")
@@ -34,13 +35,16 @@ def maintain(
     """Merge small files, write checkpoints, and delete files that no reader may need any more.
 
     It may run beside live workers, at any time: nothing is lost or doubled. Files are kept for lake.retention_hours
-    after they were replaced.
+    after they were replaced, and for as long as a replay that is under way may need them. Days of feature_log that are
+    older than lake.feature_log_retention_days are dropped.
     """
     settings = invocation(ctx).settings()
     console = progress_console()
     report = maintain_lake(
-        settings.lake_path,
+        lake_of(settings),
         retention_hours=settings.lake.retention_hours,
+        history_hours=settings.lake.history_hours,
+        feature_log_days=settings.lake.feature_log_retention_days,
         open_day=open_day,
         dry_run=dry_run,
         progress=lambda line: console.print(line, style="dim", highlight=False),
@@ -70,7 +74,10 @@ def _print_report(console: Console, report: MaintenanceReport) -> None:
         for table in report.tables:
             console.print(
                 f"{table.name}: {table.merged_files:,} small files would be merged (days: {table.merged_days:,}), "
-                f"{table.deleted_files:,} files would be deleted.",
+                f"{table.deleted_files:,} files would be deleted."
+                + (f" {table.dropped_days:,} old days would be dropped." if table.dropped_days else ""),
                 highlight=False,
                 soft_wrap=True,
             )
+    for reader in report.readers:
+        console.print(f"under way: {reader.reader}", highlight=False, soft_wrap=True)

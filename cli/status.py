@@ -13,6 +13,7 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
     """Show each partition's position, the rows of the lake, and freshness."""
     settings = invocation(ctx).settings().require("kafka")
     from sinks.lake_reads import table_counts
+    from sinks.lake_root import lake_of
     from streams.observing import GroupLags, read_workers
 
     lags = GroupLags(settings).read()
@@ -34,7 +35,7 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
         "lag": sum(lag.lag_records for lag in lags),
         "records": dict(workers.outcomes),
         "dead_letters": dict(workers.dead_letters),
-        "lake_rows": table_counts(settings.lake_path),
+        "lake_rows": table_counts(lake_of(settings)),
         "freshness_ms": {
             "p50": workers.freshness_quantile_ms(0.5),
             "p99": workers.freshness_quantile_ms(0.99),

@@ -7,8 +7,8 @@ whether a position is in `raw_events` or among the letters. So it cannot contrad
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
+from sinks.lake_root import Lake
 from sinks.letter_reads import LetterHead, LogPosition, held_positions
 from sinks.redrives import Attempt, read_attempts
 from sinks.tables import DEAD_LETTERS, RAW_EVENTS
@@ -88,7 +88,7 @@ def _fate(
 
 
 def read_fates(
-    lake: Path, heads: Sequence[LetterHead], attempts: Mapping[LogPosition, Attempt] | None = None
+    lake: Lake, heads: Sequence[LetterHead], attempts: Mapping[LogPosition, Attempt] | None = None
 ) -> list[Told]:
     """Say what became of each letter, from the lake; reads one column of `raw_events` where letters lie.
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from replay.dead_letter_fates import Told
 from replay.errors import NoSuchLetterError
+from sinks.lake_root import Lake
 from sinks.letter_reads import LetterFilter, LetterHead, letter_heads
 
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -113,7 +113,7 @@ def _sorted(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def select(lake: Path, options: RedriveOptions) -> list[LetterHead]:
+def select(lake: Lake, options: RedriveOptions) -> list[LetterHead]:
     """Return the letters that are meant, newest first, or in the order in which they were named.
 
     Raises:

@@ -17,6 +17,7 @@ import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.erasing import ANY_VERSION, Mark
@@ -37,6 +38,7 @@ from sinks.erasures import (
     read_erasures,
     tombstones_of,
 )
+from sinks.lake_root import lake_of, local_folder
 from sinks.letter_search import letters_naming
 from sinks.maintenance import exclusive
 
@@ -96,7 +98,7 @@ def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
     everything = Tombstones(pseudonyms=ports.pseudonyms).with_ends(
         (log, erasure.subject, _ENDLESS) for log in {*ports.logs, *(log_of(*found) for found in erasure.lake_logs())}
     )
-    lake = ports.settings.lake_path
+    lake = _folder(ports)
     rows = {table.name: TableEraser(lake, table, everything, erasure.ids).count() for table in erasable_tables()}
     letters = letters_naming(lake, user_id)
     rows["dead_letters"] = max(rows["dead_letters"], len(letters))
@@ -119,7 +121,7 @@ def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S) -> Erasure
         NotCommittedError: workers run, and did not come past the request in time.
         LakeUnavailableError, OnlineStoreError, BrokerUnavailableError: something does not answer.
     """
-    lake = ports.settings.lake_path
+    lake = _folder(ports)
     lake.mkdir(parents=True, exist_ok=True)
     with exclusive(lake):
         return _Erasure(ports, user_id).run(wait_s)
@@ -130,7 +132,7 @@ class _Erasure:
 
     def __init__(self, ports: Ports, user_id: str) -> None:
         self._ports = ports
-        self._lake = ports.settings.lake_path
+        self._lake = _folder(ports)
         self._user_id = user_id
         self.subject = ports.pseudonyms.subject(user_id)
         self.ids = ports.pseudonyms.stored_ids(user_id)
@@ -297,10 +299,19 @@ def erase_tables(ports: Ports, tombstones: Tombstones, ids: Sequence[str] | None
         LakeUnavailableError: a table cannot be read or written.
     """
     erased = (
-        TableEraser(ports.settings.lake_path, table, tombstones, ids, logs=ports.logs, progress=ports.progress).erase()
+        TableEraser(_folder(ports), table, tombstones, ids, logs=ports.logs, progress=ports.progress).erase()
         for table in erasable_tables()
     )
     return [table for table in erased if table is not None]
+
+
+def _folder(ports: Ports) -> Path:
+    """Return the lake's folder.
+
+    Raises:
+        LakeNotLocalError: the lake is in an object store, which may keep what is deleted.
+    """
+    return local_folder(lake_of(ports.settings), "An erasure")
 
 
 def payload(found: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from feature_repo.erasing import Mark
 from replay.erase import ErasureReport, erase_tables
 from replay.erasure_ports import Ports
 from sinks.erasures import CUT, REQUESTED, ErasureRow, read_erasures, tombstones_of
+from sinks.lake_root import is_there, lake_of, local_folder
 from sinks.maintenance import exclusive
 
 
@@ -17,8 +18,8 @@ def erase_again(ports: Ports) -> ErasureReport:
         LakeBusyError: other upkeep of the lake is under way.
         LakeUnavailableError, OnlineStoreError, BrokerUnavailableError: something does not answer.
     """
-    lake = ports.settings.lake_path
-    if not lake.is_dir():
+    lake = local_folder(lake_of(ports.settings), "An erasure")
+    if not is_there(lake):
         return ErasureReport({}, (), ports.copies())
     with exclusive(lake):
         rows = read_erasures(lake)

@@ -17,6 +17,7 @@ from schemas.kafka_client import access_error, broker_unavailable, client_settin
 from schemas.privacy import Pseudonyms
 from schemas.registry import RegistryClient
 from sinks.lake_reads import PartitionLog
+from sinks.lake_root import lake_of
 from sinks.log_moves import read_log_moves
 from sinks.repairs import corrected_versions
 from streams.adapters import CodecDecoder
@@ -64,7 +65,7 @@ class KafkaSource:
 
     def position(self, log: PartitionLog) -> int:
         """Return the next offset that the partition will give; where the log ends if another took over from it."""
-        ended = read_log_moves(self._settings.lake_path).end_offset(log)
+        ended = read_log_moves(lake_of(self._settings)).end_offset(log)
         if ended is not None:
             return ended
         with self._consumer() as consumer:
@@ -100,11 +101,11 @@ class KafkaSource:
 
     def corrected(self, log: PartitionLog) -> Mapping[str, int]:
         """Return the users that were repaired in event-time order, as the lake tells; nobody without a lake."""
-        return corrected_versions(self._settings.lake_path, log)
+        return corrected_versions(lake_of(self._settings), log)
 
     def former(self, log: PartitionLog) -> Former | None:
         """Return what the log follows; the log of a topic that is gone is read from the lake."""
-        lake = self._settings.lake_path
+        lake = lake_of(self._settings)
         before = read_log_moves(lake).before(log)
         if before is None:
             return None

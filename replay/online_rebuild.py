@@ -12,6 +12,7 @@ from feature_repo.states import StateStore
 from replay.repair import FoldOrder, RepairPorts, repair_users
 from sinks.erasures import Tombstones
 from sinks.lake_reads import PartitionLog
+from sinks.lake_root import lake_of
 from sinks.online import OnlineSink
 from streams.adapters import FeastStates
 from streams.clock import SystemClock
@@ -59,7 +60,7 @@ class OnlineRebuild:
             self._store = open_feature_store(self._settings)
         store = self._store
         ports = RepairPorts(
-            lake=self._settings.lake_path,
+            lake=lake_of(self._settings),
             online=FeastStates(StateStore(store), OnlineSink(store)),
             fences=FenceStore.beside(store),
             clock=SystemClock(),

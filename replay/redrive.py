@@ -9,7 +9,6 @@ Only letters that existed when the run began are handled. A record that fails ag
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final, Protocol
 
 from replay.dead_letter_fates import Fate, Told, read_fates
@@ -21,6 +20,7 @@ from schemas.dead_letter import Reason
 from schemas.topics import TopicInfo
 from sinks.erasures import Tombstones, log_of
 from sinks.errors import NotRedrivenError
+from sinks.lake_root import Lake
 from sinks.letter_reads import Letter, LetterFilter, LetterHead, LogPosition, letter_heads, letters
 from sinks.redrives import Attempt, RedriveLog, read_attempts
 from sinks.republishing import Outgoing, Stored
@@ -64,7 +64,7 @@ class Redrive:
 
     def __init__(
         self,
-        lake: Path,
+        lake: Lake,
         events: EventTopics,
         decoder: LetterDecoder,
         topics: Mapping[str, TopicInfo],

@@ -6,12 +6,12 @@ done is noted partition by partition, so a run that was cut short is finished by
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from replay.errors import NotReadYetError
 from schemas.topics import TopicInfo
 from sinks.lake_reads import PartitionLog
+from sinks.lake_root import Lake
 from sinks.letter_reads import LogPosition, held_positions, users_at
 from sinks.redrives import Attempt, RedriveLog
 from sinks.tables import DEAD_LETTERS
@@ -69,7 +69,7 @@ class RedriveFinish:
 
     def __init__(
         self,
-        lake: Path,
+        lake: Lake,
         topics: Mapping[str, TopicInfo],
         committed: Callable[[], Mapping[TopicPartition, int | None]],
         rebuild: Rebuild,

@@ -17,6 +17,7 @@ from schemas.privacy import Pseudonyms
 from schemas.registry import RegistryClient
 from schemas.topics import TopicInfo, describe_topics
 from sinks.erasures import Tombstones, read_tombstones
+from sinks.lake_root import lake_of
 from sinks.maintenance import exclusive
 from sinks.redrives import RedriveLog
 from sinks.republishing import EventLog
@@ -50,7 +51,7 @@ def redrive(
     settings.require("kafka", "registry", *(["redis"] if rebuild and not options.dry_run else []))
     topics = {name: info for name, info in describe_topics(settings).items() if name in EVENT_TOPICS}
     clock = SystemClock()
-    lake = settings.lake_path
+    lake = lake_of(settings)
     with closing(RegistryClient(settings.registry)) as registry, closing(EventLog(settings)) as events:
         run = Redrive(
             lake,
@@ -82,7 +83,7 @@ def _finish(
 
     with OnlineRebuild(settings, lambda: _tombstones(settings), wait_s=patience_s) as rebuild:
         finish = RedriveFinish(
-            settings.lake_path,
+            lake_of(settings),
             topics,
             committed,
             rebuild,
@@ -96,4 +97,4 @@ def _finish(
 
 
 def _tombstones(settings: Settings) -> Tombstones:
-    return read_tombstones(settings.lake_path, Pseudonyms.with_key_of(settings.privacy))
+    return read_tombstones(lake_of(settings), Pseudonyms.with_key_of(settings.privacy))

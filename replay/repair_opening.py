@@ -8,6 +8,7 @@ from typing import Any
 from config.settings import Settings
 from replay.rebuild import Rebuild
 from replay.repair import RepairPorts
+from sinks.lake_root import lake_of
 
 
 @asynccontextmanager
@@ -84,9 +85,9 @@ def repair_ports(settings: Settings, store: Any) -> RepairPorts:
 
     pseudonyms = Pseudonyms.with_key_of(settings.privacy)
     return RepairPorts(
-        lake=settings.lake_path,
+        lake=lake_of(settings),
         online=FeastStates(StateStore(store), OnlineSink(store)),
         fences=FenceStore.beside(store),
         clock=SystemClock(),
-        tombstones=KnownErasures(settings.lake_path, ErasedStates(store), pseudonyms).read,
+        tombstones=KnownErasures(lake_of(settings), ErasedStates(store), pseudonyms).read,
     )

@@ -25,6 +25,7 @@ from schemas.registry import RegistryClient, register_own_schemas
 from schemas.topics import check_group_rights, check_rights, describe_topics, verify_topics
 from sinks.dead_letters import DeadLetterTopic
 from sinks.lake import LakeSink
+from sinks.lake_root import lake_of
 from sinks.log_moves import read_log_moves
 from sinks.online import OnlineSink
 from streams.adapters import CodecDecoder, FeastStates, ThreadedLake, ThreadedLetters
@@ -86,7 +87,7 @@ def build_app(
         clock_ms=clock.now_ms,
     )
     decoder: Decoder = CodecDecoder(codec)
-    lake: Lake = ThreadedLake(LakeSink(settings.lake_path))
+    lake: Lake = ThreadedLake(LakeSink(lake_of(settings)))
     letters: Letters = ThreadedLetters(DeadLetterTopic(settings))
     pseudonyms = Pseudonyms.in_use(settings.privacy)
     if pseudonyms is not None:
@@ -94,7 +95,7 @@ def build_app(
         lake, letters = LakeWithoutOriginals(lake), LettersWithoutOriginals(letters)
     online = FeastStates(StateStore(store), OnlineSink(store))
     sinks = through(Sinks(online=online, fences=fences, lake=lake, letters=letters))
-    erasures = KnownErasures(settings.lake_path, ErasedStates(store), Pseudonyms.with_key_of(settings.privacy))
+    erasures = KnownErasures(lake_of(settings), ErasedStates(store), Pseudonyms.with_key_of(settings.privacy))
     erasures.check()
     offsets = KafkaOffsets(settings, lambda: app.batch_consumer)
     interval_s = settings.worker.log_check_interval_s
@@ -115,7 +116,7 @@ def build_app(
         clock=clock,
         owners=PartitionOwners.beside(store),
         log_watch=log_watch,
-        moves=lambda: asyncio.to_thread(read_log_moves, settings.lake_path),
+        moves=lambda: asyncio.to_thread(read_log_moves, lake_of(settings)),
     )
     endpoint = MetricsEndpoint(settings.worker, registry, workers_folder(settings))
     app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
