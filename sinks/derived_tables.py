@@ -96,6 +96,11 @@ _COLUMN_TYPES: Final = {
     "strings": ColumnType.STRINGS,
 }
 
+
+def _value(name: str, dtype: str, description: str) -> Column:
+    return Column(name, _COLUMN_TYPES[dtype], description, nullable=True)
+
+
 # `user_id` names the user, as every store holds it
 FEATURE_HISTORY: Final = LakeTable(
     name="feature_history",
@@ -118,10 +123,8 @@ FEATURE_HISTORY: Final = LakeTable(
         Column("append_date", ColumnType.DATE, "Day of `append_time_ms`, UTC; the table is partitioned by it."),
         Column("event_time_ms", ColumnType.LONG, "When the event happened.", skipping=True, spread=True),
         Column("outcome", ColumnType.STRING, "`applied`, `duplicate` or `late`: the last two change no value."),
-        *(
-            Column(output.name, _COLUMN_TYPES[output.dtype], output.description, nullable=True)
-            for output in (*FEATURES, *STATUS_FIELDS)
-        ),
+        *(_value(each.name, each.dtype, each.description) for each in FEATURES),
+        *(_value(each.name, each.dtype, each.description) for each in STATUS_FIELDS),
     ),
     partitioned_by="append_date",
     position="offset",
