@@ -1,4 +1,4 @@
-"""`shopstream replay`: builds states anew from what the lake holds."""
+"""`shopstream replay`: what happened, through the features' code once more."""
 
 import asyncio
 import time
@@ -11,11 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
+from cli.lake_options import LakeTime, LakeVersions
 from cli.priority import GIVES_WAY, NiceOption, give_way
 from cli.replay_move import move_topics
+from cli.replay_range import lake_pin, replay_range
 from cli.replay_users import named_users, repair_named_users
 from config.errors import ShopstreamError
 from config.settings import Settings
+from replay.plan import ReplayRequest
+from replay.ranges import BEGINNING, END
+from replay.targets import Into
 from schemas.event import EVENT_TOPICS
 from schemas.topics import TopicInfo, describe_topics
 
@@ -23,6 +28,10 @@ if TYPE_CHECKING:
     from replay.rebuild import PartitionPlan, PartitionResult, Rebuild
 
 TELL_EVERY_S = 2.0
+_ONLINE_ONLY = "it goes with --into online"
+_RANGE_ONLY = (
+    "it does not go with --into online: a state there holds the user's whole log, and may be built again at any time"
+)
 
 
 class Source(StrEnum):
@@ -32,52 +41,94 @@ class Source(StrEnum):
     KAFKA = "kafka"
 
 
-class Target(StrEnum):
-    """Where a replay writes."""
-
-    ONLINE = "online"
-
-
 def replay(
     ctx: typer.Context,
-    into: Annotated[Target, typer.Option("--into", help="Where to write: online is the states that readers see.")],
+    into: Annotated[
+        Into,
+        typer.Option(
+            "--into",
+            help="Where to write: the states that readers see, the lake's feature_history, another topic, or nowhere.",
+        ),
+    ],
     topic: Annotated[str | None, typer.Option("--topic", help="Only this topic.")] = None,
     *,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="T|OFFSETS", help="A time with its zone, -2h, or topic:partition=offset,…"),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="T|OFFSETS", help="Where the range ends; not included.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="With --topic: all its partitions, not only those that are REBUILDING.")
     ] = False,
     source: Annotated[Source, typer.Option("--source", help="What is folded.")] = Source.LAKE,
-    user: Annotated[list[str] | None, typer.Option("--user", help="Only repair this user; may be repeated.")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", help="Only this user; may be repeated.")] = None,
     users_file: Annotated[
-        str | None, typer.Option("--users-file", help="Users to repair, one id per line; - for standard input.")
+        str | None, typer.Option("--users-file", help="Only these users, one id per line; - for standard input.")
+    ] = None,
+    to_topic: Annotated[
+        str | None, typer.Option("--to-topic", metavar="TOPIC", help="With --into topic: where to publish.")
     ] = None,
     from_epoch: Annotated[
         list[str] | None,
         typer.Option("--from-epoch", help="Move the states from this log to the topic's new one; may be repeated."),
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", min=1.0, help="Most events to fold per second.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes for a range [default: 1].")] = None,
     nice: NiceOption = GIVES_WAY,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a replay of this range that stopped.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin a replay of this range anew.")] = False,
+    lake_version: LakeVersions = None,
+    lake_time: LakeTime = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be read and written.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Rebuild the states of partitions that were lost with Redis, while the worker goes on.
+    """Send what happened through the features' code once more, beside live: from the lake or from Kafka.
 
-    A partition is LIVE again when each of its users has a complete state. It may be stopped at any time and run again:
-    states that are right are left alone. It exits with 1 when a partition cannot be rebuilt, and says why.
+    --into history, topic and nothing take a range: --from and --to, everything by default. They warm up by 25 hours,
+    stop and go on (--resume), and never change what live writes.
 
-    With --user or --users-file it mends the states of these users only. With --from-epoch it moves a topic that got
-    more partitions, or was created again, to its new log.
+    --into online rebuilds the states of partitions that were lost with Redis, while the worker goes on. A partition is
+    LIVE again when each of its users has a complete state; it may be stopped at any time and run again: states that are
+    right are left alone. With --user or --users-file it mends the states of these users only. With --from-epoch it
+    moves a topic that got more partitions, or was created again, to its new log.
+
+    Exit codes: 1 when something cannot be done, and it says why; 130 when it was stopped, and can be gone on with.
     """
     users = named_users(user, users_file)
-    if everything and (topic is None or users or from_epoch):
-        raise typer.BadParameter(
-            "--all needs --topic, and goes with neither users nor --from-epoch", param_hint="--all"
-        )
-    if from_epoch and (users or rate or source is Source.KAFKA):
-        raise typer.BadParameter("--from-epoch moves all users, and folds the lake", param_hint="--from-epoch")
-    if topic is not None and topic not in EVENT_TOPICS:
-        raise typer.BadParameter(f"{topic!r} is none of {', '.join(EVENT_TOPICS)}", param_hint="--topic")
-    del into  # there is one so far
+    _refuse(
+        [
+            ("--topic", topic not in {None, *EVENT_TOPICS}, f"{topic!r} is none of {', '.join(EVENT_TOPICS)}"),
+            ("--to-topic", (into is Into.TOPIC) != (to_topic is not None), "it goes with --into topic, which needs it"),
+            ("--resume", resume and restart, "it goes on, and --restart begins anew: choose one"),
+            ("--lake-time", bool(lake_version or lake_time) and source is Source.KAFKA, "Kafka is read as it is now"),
+        ]
+    )
+    if into is not Into.ONLINE:
+        _refuse([("--all", everything, _ONLINE_ONLY), ("--from-epoch", from_epoch, _ONLINE_ONLY)])
+        _replay_range(
+            ctx, into, source, (begin, end), topic, users, to_topic, (lake_version, lake_time),
+            running=(rate, workers or 1, nice, resume, restart), dry_run=dry_run, json=json,
+        )  # fmt: skip
+        return
+    ranged = (("--from", begin), ("--to", end), ("--workers", workers), ("--resume", resume), ("--restart", restart))
+    _refuse(
+        [
+            *((option, value, _RANGE_ONLY) for option, value in ranged),
+            ("--lake-time", lake_version or lake_time, _RANGE_ONLY),
+            (
+                "--all",
+                everything and (topic is None or users or from_epoch),
+                "it needs --topic, and goes with neither users nor --from-epoch",
+            ),
+            (
+                "--from-epoch",
+                from_epoch and (users or rate or source is Source.KAFKA),
+                "it moves all users, and folds the lake",
+            ),
+        ]
+    )
     settings = invocation(ctx).settings().require("kafka", "redis")
     give_way(nice)
     described = describe_topics(settings)
@@ -95,8 +146,49 @@ def replay(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def _refuse(rules: Sequence[tuple[str, object, str]]) -> None:
+    """Refuse the first combination that means nothing: (option, whether it is so, why)."""
+    for option, is_wrong, why in rules:
+        if is_wrong:
+            raise typer.BadParameter(why, param_hint=option)
+
+
+def _replay_range(
+    ctx: typer.Context,
+    into: Into,
+    source: Source,
+    bounds: tuple[str | None, str | None],
+    topic: str | None,
+    users: Sequence[str] | None,
+    to_topic: str | None,
+    as_of: tuple[list[str] | None, str | None],
+    *,
+    running: tuple[float | None, int, int, bool, bool],
+    dry_run: bool,
+    json: bool,
+) -> None:
+    from replay.range_replay import Running
+
+    settings = invocation(ctx).settings().require("kafka")
+    pin = lake_pin(settings, *as_of) if any(as_of) else None
+    described = describe_topics(settings)
+    topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
+    begin, end = bounds
+    request = ReplayRequest(
+        source=source.value,
+        into=into,
+        begin=begin or BEGINNING,
+        end=end or END,
+        topics=tuple(topics),
+        users=tuple(users or ()),
+        to_topic=to_topic or "",
+        as_of="" if pin is None else pin.name,
+    )
+    replay_range(settings, topics, request, Running(*running), pin=pin, dry_run=dry_run, json=json)
+
+
 class _Run:
-    """One call of the command."""
+    """One rebuild."""
 
     def __init__(
         self,
@@ -132,7 +224,7 @@ class _Run:
         for failure in failures:
             self._console.print(failure, style="red", highlight=False, soft_wrap=True)
         return {
-            "into": Target.ONLINE.value,
+            "into": Into.ONLINE.value,
             "source": self._source.value,
             "dry_run": self._dry_run,
             "planned": [planned.payload() for planned in plans],

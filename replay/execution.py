@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Event as ThreadEvent
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from config.errors import ShopstreamError
 from config.settings import Settings
@@ -24,9 +25,26 @@ from replay.sources import EventSource, LakeSource
 from replay.targets import NEEDS, open_target
 from schemas.privacy import Pseudonyms
 from sinks.erasures import read_tombstones
+from sinks.lake_root import Lake, Pin, lake_of
 
 _POLL_S: Final = 0.2
 _ENDING_S: Final = 30.0
+
+
+class LakePin(NamedTuple):
+    """A `sinks.lake_root.Pin` that can be handed to another process."""
+
+    versions: dict[str, int]
+    instant: datetime | None
+
+    @property
+    def name(self) -> str:
+        """Say it in words, the same for the same moment."""
+        return str(Pin(self.versions, self.instant))
+
+    def lake(self, settings: Settings) -> Lake:
+        """Return the lake of the settings, as of then."""
+        return lake_of(settings, Pin(self.versions, self.instant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,8 @@ class ReplayJob:
         rate: most records a second over all processes; None for no limit.
         nice: how far its processes give way to others, 0 to 19.
         save_every_s: the least time between two checkpoints of a lane.
+        begun_ms: when the run was begun.
+        pin: as of when the lake is read; None for now.
     """
 
     settings: Settings
@@ -46,6 +66,8 @@ class ReplayJob:
     rate: float | None = None
     nice: int = 0
     save_every_s: float = SAVE_EVERY_S
+    begun_ms: int = 0
+    pin: LakePin | None = None
 
 
 @dataclass(slots=True)
@@ -73,10 +95,14 @@ class Totals:
         return found
 
 
-def open_source(settings: Settings, name: str) -> EventSource:
-    """Open a source by its name; what is heavy is imported here."""
+def open_source(settings: Settings, name: str, pin: LakePin | None = None) -> EventSource:
+    """Open a source by its name; what is heavy is imported here.
+
+    Args:
+        pin: as of when the lake is read; None for now.
+    """
     if name == "lake":
-        return LakeSource(settings.lake_path)
+        return LakeSource(lake_of(settings) if pin is None else pin.lake(settings))
     from replay.kafka_source import KafkaSource
 
     return KafkaSource(settings)
@@ -312,12 +338,12 @@ def _ports(
     pause: Callable[[float], None],
     rate: Callable[[], float | None],
 ) -> LanePorts:
-    settings, info = job.settings, job.plan.info()
+    settings, info = job.settings, job.plan.info(job.begun_ms)
     pseudonyms = Pseudonyms.with_key_of(settings.privacy)
     return LanePorts(
-        source=open_source(settings, job.plan.request.source),
+        source=open_source(settings, job.plan.request.source, job.pin),
         open_target=lambda lane: open_target(settings, info, lane),
-        tombstones=lambda: read_tombstones(settings.lake_path, pseudonyms),
+        tombstones=lambda: read_tombstones(lake_of(settings), pseudonyms),
         report=report,
         stopped=stopped,
         wait=pause,

@@ -30,6 +30,7 @@ class ReplayRequest(msgspec.Struct, frozen=True):
         topics: whose partitions are read.
         users: whom, by their ids as their producers write them; empty for everybody.
         to_topic: where to publish; empty for other targets.
+        as_of: as of when the lake is read; empty for now.
     """
 
     source: str
@@ -39,6 +40,7 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     topics: tuple[str, ...]
     users: tuple[str, ...] = ()
     to_topic: str = ""
+    as_of: str = ""
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
@@ -84,13 +86,14 @@ class ReplayPlan(msgspec.Struct, frozen=True):
             request.source,
             request.into.value,
             request.to_topic,
+            request.as_of,
             sorted(request.users),
             self.definition_version,
             sorted((*part.log, part.first_offset, part.end_offset) for part in self.ranges),
         ]
         return hashlib.blake2b(msgspec.json.encode(identity), digest_size=6).hexdigest()
 
-    def info(self) -> RunInfo:
+    def info(self, begun_ms: int) -> RunInfo:
         """Return what targets may know."""
         return RunInfo(
             run_id=self.run_id,
@@ -100,6 +103,7 @@ class ReplayPlan(msgspec.Struct, frozen=True):
             ranges={part.log: (part.first_offset, part.end_offset) for part in self.ranges},
             users=None if self.stored_users is None else frozenset(self.stored_users),
             to_topic=self.request.to_topic,
+            begun_ms=begun_ms,
         )
 
     def payload(self) -> dict[str, Any]:
@@ -112,6 +116,7 @@ class ReplayPlan(msgspec.Struct, frozen=True):
             "to_topic": self.request.to_topic or None,
             "from": self.request.begin,
             "to": self.request.end,
+            "lake_as_of": self.request.as_of or None,
             "users": list(self.request.users) or None,
             "definition_version": self.definition_version,
             "partitions": [_range_payload(part) for part in self.ranges],

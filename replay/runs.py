@@ -124,7 +124,7 @@ class Run:
         self.folder = folder
         self.plan = plan
         self.is_resumed = is_resumed
-        self._begun_ms = begun_ms
+        self.begun_ms = begun_ms
 
     def lanes(self) -> dict[int, Checkpoint | None]:
         """Return how far each lane has come."""
@@ -132,7 +132,7 @@ class Run:
 
     def finish(self, now_ms: int) -> None:
         """Note that all is done."""
-        _write_run(self.folder, BegunRun(self.plan, self._begun_ms, now_ms))
+        _write_run(self.folder, BegunRun(self.plan, self.begun_ms, now_ms))
 
 
 class Runs:

@@ -102,6 +102,7 @@ class RunInfo:
         ranges: of each partition, its range: first offset, and the offset before which it ends.
         users: whom, as they are stored; None for everybody.
         to_topic: where to publish; empty for other targets.
+        begun_ms: when it was begun; the same after it was stopped and gone on with, another when it is begun anew.
     """
 
     run_id: str
@@ -111,6 +112,7 @@ class RunInfo:
     ranges: Mapping[PartitionLog, tuple[int, int]]
     users: frozenset[str] | None = None
     to_topic: str = ""
+    begun_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,10 @@ def open_target(settings: Settings, run: RunInfo, lane: Sequence[PartitionLog]) 
         from replay.history import open_history
 
         return open_history(settings, run, lane)
+    if run.into is Into.TOPIC:
+        from replay.topic_target import TopicTarget
+
+        return TopicTarget(settings, run, lane)
     raise RangeError(f"A replay of a range does not write into {run.into}.")
 
 
