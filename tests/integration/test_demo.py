@@ -18,15 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 240.0
 
 
-def command(home: Path, cache_dir: Path, *arguments: str) -> list[str]:
+def command(home: Path, cache_dir: Path, *arguments: str, name: str = "demo") -> list[str]:
     flags = ["--home", str(home), "--set", f"cache_dir={cache_dir}"]
-    return [sys.executable, "-m", "cli.main", *flags, "demo", "--json", *arguments]
+    return [sys.executable, "-m", "cli.main", *flags, name, "--json", *arguments]
 
 
-def run_demo(home: Path, cache_dir: Path, *arguments: str) -> dict[str, Any]:
+def run_demo(home: Path, cache_dir: Path, *arguments: str, name: str = "demo") -> dict[str, Any]:
     done = subprocess.run(
-        command(home, cache_dir, *arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S
-    )
+        command(home, cache_dir, *arguments, name=name),
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     account: dict[str, Any] = json.loads(done.stdout)
     return account
@@ -58,6 +59,10 @@ def test_simulated_traffic_is_accounted_for(tmp_path: Path, cache_dir: Path) -> 
     assert account["users_checked"] >= 200
     assert account["freshness_ms"]["samples"] > 0
     assert set(account["dead_letters_by_reason"]) >= {"undecodable", "invalid_value", "misrouted", "too_large"}
+    assert processes_of(tmp_path) == []
+    parity = run_demo(tmp_path, cache_dir, "--users", "all", name="parity")  # on the stack that the demo has left
+    assert (parity["differences"], parity["incomplete"]) == (0, [])
+    assert parity["states"] == account["states_refolded"]
     assert processes_of(tmp_path) == []
 
 

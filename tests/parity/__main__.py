@@ -39,7 +39,6 @@ def main() -> int:
         log = short_run(settings, home / "worker.log", EVENTS)
         say(f"[{time.monotonic() - started_s:.0f} s] {log.acknowledged_count:,} records were sent: comparing")
         code = compare(settings)
-    say(f"[{time.monotonic() - started_s:.0f} s] done")
     return code
 
 
