@@ -37,7 +37,8 @@ def make_set(
         str | None, typer.Option(metavar="KIND", help="Each event of this kind is a label, 1 ms before it: purchase.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="First instant; ISO 8601 with its zone, -2h, or ms UTC.")
+        str | None,
+        typer.Option("--from", metavar="TIME", help="First instant; ISO 8601 with its zone, -2h, or ms UTC."),
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the instants, not included.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of --labels that holds the times.")] = None,

@@ -7,6 +7,7 @@ the label is.
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -31,7 +32,7 @@ from training.as_corrected import WARM_UP_MS, corrected_values
 from training.columns import RESERVED, set_table
 from training.erased import not_erased, refuse_unfinished
 from training.errors import DefinitionError, LabelsError, NotInLakeError
-from training.event_labels import event_labels
+from training.event_labels import BEFORE_MS, event_labels
 from training.labels import Labels, read_labels, refuse
 from training.lake_snapshot import Snapshot
 from training.recorded_events import RecordedEvents
@@ -147,6 +148,8 @@ class _SetWork:
         if request.mode is SetMode.AS_SERVED:
             refuse_unfinished(self._erasures)
             self._begins_ms = self._snapshot.begins_ms(FEATURE_LOG, "servable_ms")
+        elif self._snapshot.has_every_beginning():  # what it does not hold never was
+            self._begins_ms = self._snapshot.begins_ms(RAW_EVENTS, "event_time_ms") - BEFORE_MS
         else:
             self._begins_ms = self._snapshot.begins_ms(RAW_EVENTS, "append_time_ms")
 
@@ -264,18 +267,20 @@ class _SetWork:
         }
 
     def _writer_schemas(self, recorded: RecordedEvents) -> list[dict[str, Any]]:
-        registry = RegistryClient(self._settings.registry) if self._settings.registry.url else None
-        found: list[dict[str, Any]] = []
-        for schema_id in sorted(recorded.schema_ids):
-            told: dict[str, Any] = {"schema_id": schema_id, "crc64_avro": None, "sha256": None}
-            try:
-                if registry is not None:
-                    known = fingerprints(registry.fetch(schema_id))
-                    told |= {"crc64_avro": known.crc64, "sha256": known.sha256}
-            except SchemasError as error:
-                self._warn(f"The manifest has no fingerprint of the writer schema {schema_id}: {error}")
-            found.append(told)
-        return found
+        ids = sorted(recorded.schema_ids)
+        found: dict[int, dict[str, Any]] = {
+            schema_id: {"schema_id": schema_id, "crc64_avro": None, "sha256": None} for schema_id in ids
+        }
+        if self._settings.registry.url:
+            with closing(RegistryClient(self._settings.registry)) as registry:
+                for schema_id in ids:
+                    try:
+                        known = fingerprints(registry.fetch(schema_id))
+                    except SchemasError as error:
+                        self._warn(f"The manifest has no fingerprint of the writer schema {schema_id}: {error}")
+                    else:
+                        found[schema_id] |= {"crc64_avro": known.crc64, "sha256": known.sha256}
+        return list(found.values())
 
 
 class _Counted:

@@ -260,7 +260,7 @@ def test_what_fails_or_is_interrupted_leaves_nothing(shopper: RecordedLake, shop
 @pytest.mark.parametrize("mode", SetMode)
 def test_labels_that_the_lake_cannot_answer_are_refused(shopper: RecordedLake, shop: Settings, mode: SetMode) -> None:
     out = shop.home / "set"
-    early = labels_file(shop, [("u1", NOON + HOUR), ("u1", NOON - 1), ("u1", NOON - 2)])
+    early = labels_file(shop, [("u1", NOON + HOUR), ("u1", NOON - 2), ("u1", NOON - 3)])
     with pytest.raises(LabelsError, match=r"2 of 3 labels .* lie before \d+ ms, where the lake begins; .* row 2"):
         make_set(shop, shop.lake_path, SetRequest(mode=mode, out=out, labels=early), quiet)
     later = make_set(shop, shop.lake_path, SetRequest(mode=mode, out=out, labels=early, from_ms=NOON + MINUTE), quiet)
@@ -288,19 +288,33 @@ def test_an_empty_lake_is_told(shop: Settings, mode: SetMode) -> None:
         make_set(shop, shop.lake_path, SetRequest(mode=mode, out=shop.home / "b", events="purchase"), quiet)
 
 
-def test_events_from_before_what_was_logged_are_left_out_and_counted(lake: RecordedLake, shop: Settings) -> None:
-    lake.arrive(buy(-HOUR, "before the lake begins"), at_ms=NOON)
+def test_events_from_before_what_is_held_are_left_out_and_counted(lake: RecordedLake, shop: Settings) -> None:
+    lake.arrive(buy(-HOUR, "before any state was pushed"), at_ms=NOON)
     lake.arrive(buy(SECOND, "after"), at_ms=NOON + SECOND)
     lake.write()
     out = shop.home / "set"
-    for mode in SetMode:
+
+    def rows(mode: SetMode) -> tuple[int, dict[str, int]]:
         request = SetRequest(mode=mode, out=out, events="purchase", overwrite=True)
-        report = make_set(shop, shop.lake_path, request, quiet)
-        assert (report.manifest["rows"], report.manifest["left_out"]) == (1, {"before_lake": 1})
+        manifest = make_set(shop, shop.lake_path, request, quiet).manifest
+        return manifest["rows"], manifest["left_out"]
+
+    assert rows(SERVED) == (1, {"before_lake": 1})
+    assert rows(CORRECTED) == (2, {})  # the lake holds all that ever arrived
+    begins_late(lake)
+    lake.arrive(buy(2 * SECOND, "of a log whose beginning is gone"), at_ms=NOON + 2 * SECOND)
+    lake.write()
+    assert rows(CORRECTED) == (2, {"before_lake": 1})
+
+
+def begins_late(lake: RecordedLake) -> None:
+    """Let the next records be of logs of which the lake never got the first thousand records."""
+    lake.topic_ids = {topic: f"{topic_id}2" for topic, topic_id in TOPIC_IDS.items()}
+    lake._next.update({(topic, partition): 1_000 for topic in TOPIC_IDS for partition in range(2)})
 
 
 def test_a_lake_that_does_not_reach_back_25_hours_says_so(lake: RecordedLake, shop: Settings) -> None:
-    lake._next.update({(topic, partition): 1_000 for topic in TOPIC_IDS for partition in range(2)})
+    begins_late(lake)
     lake.arrive(event(0), at_ms=NOON)
     lake.write()
     path = labels_file(shop, [("u1", NOON + 24 * HOUR), ("u1", NOON + 26 * HOUR)])
