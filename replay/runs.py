@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from config.definition import DEFINITION_VERSION
 from replay.errors import ReplayBegunError, ReplayRunningError
 from replay.plan import ReplayPlan, ReplayRequest
 from replay.targets import Into
@@ -142,8 +143,9 @@ class Runs:
         self._folder = home / RUNS_FOLDER
 
     def newest(self, request: ReplayRequest) -> BegunRun | None:
-        """Return the run of this request that was begun last; None if there is none."""
-        found = [run for run in self._all().values() if run.plan.request == request]
+        """Return the run of this request that was begun last, by this definition version; None if there is none."""
+        runs = [run for run in self._all().values() if run.plan.definition_version == DEFINITION_VERSION]
+        found = [run for run in runs if run.plan.request == request]
         return max(found, key=lambda run: run.begun_ms, default=None)
 
     @contextmanager

@@ -16,6 +16,9 @@ from features.catalog import FEATURES, STATUS_FIELDS
 from replay.errors import CatalogChangedError
 from replay.history import HistoryTarget, open_history
 from replay.history_corrections import Corrections
+from replay.plan import ReplayPlan, ReplayRequest
+from replay.ranges import PartitionRange
+from replay.runs import Runs
 from replay.targets import Chunk, Into, Part, RunInfo
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from sinks.delta import opened
@@ -320,3 +323,19 @@ def test_after_maintenance_the_rows_are_known_and_can_be_replaced(settings: Sett
     rows = written(settings)
     assert [(row["topic"], row["offset"]) for row in rows] == [(row["topic"], row["offset"]) for row in before]
     assert {row["feature_count"] for row in rows} == {len(FEATURES) + len(STATUS_FIELDS)}
+
+
+def test_backfills_of_two_versions_may_run_at_once_and_neither_goes_on_with_the_others(tmp_path: Path) -> None:
+    request = ReplayRequest("lake", Into.HISTORY, "beginning", "end", (CLICKS_TOPIC,))
+    own = ReplayPlan(request, 1, None, ((PartitionRange(CLICKS, 0, 0, 9),),))
+    other = structs.replace(own, definition_version=2)
+    runs = Runs(tmp_path)
+    with (
+        runs.begun(own, 1, resume=False, restart=False),
+        runs.begun(other, 2, resume=False, restart=False),
+    ):
+        newest = runs.newest(request)
+        assert newest is not None
+        assert newest.plan == own
+    published = structs.replace(own, request=structs.replace(request, into=Into.TOPIC))
+    assert published.overlaps(structs.replace(published, definition_version=2))
