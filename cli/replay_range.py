@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED: Final = 130
 TELL_EVERY_S: Final = 2.0
+_SOURCES: Final = {"lake": "the lake", "kafka": "Kafka"}
 _WRITES: Final = {
     "history": "a row of feature_history per event",
     "topic": "the same records to {to_topic}",
@@ -127,8 +128,8 @@ def _announce(console: Console, plan: ReplayPlan, estimate_s: float | None) -> N
     warm_up = f", {plan.warm_up_count:,} of them before the range, to warm up" if plan.warm_up_count else ""
     written = _WRITES[request.into.value].format(to_topic=request.to_topic)
     console.print(
-        f"Run {plan.run_id}: reads {plan.record_count:,} records of {len(partitions)} partitions from the "
-        f"{request.source}{warm_up}; writes {written}, and checkpoints under <home>/replay."
+        f"Run {plan.run_id}: reads {plan.record_count:,} records of {len(partitions)} partitions from "
+        f"{_SOURCES[request.source]}{warm_up}; writes {written}, and checkpoints under <home>/replay."
         + (f" About {_spelled(estimate_s)}." if estimate_s is not None else ""),
         highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -12,13 +12,14 @@ from features.finalize import finalize
 from features.state import TopicState
 from replay.errors import UnknownUsersError
 from replay.execution import LakePin, ReplayJob, Totals, open_source, run_here, run_in_processes
-from replay.lanes import LaneProgress
+from replay.lanes import SAVE_EVERY_S, LaneProgress
 from replay.plan import Bounds, ReplayPlan, ReplayRequest, make_plan
 from replay.ranges import PartitionRange, parse_bound
 from replay.repair_selection import stored_ids
 from replay.runs import Run, Runs
 from replay.sources import EventSource
 from replay.targets import NEEDS, Into
+from replay.topic_target import require_topic
 from schemas.privacy import Pseudonyms
 from schemas.topics import TopicInfo
 from sinks.erasures import read_tombstones
@@ -38,6 +39,7 @@ class Running:
         nice: how far they give way to others, 0 to 19.
         resume: go on with a run that was stopped.
         restart: forget what an earlier run of the same range did.
+        save_every_s: the least time between two checkpoints of a lane.
     """
 
     rate: float | None = None
@@ -45,6 +47,7 @@ class Running:
     nice: int = 0
     resume: bool = False
     restart: bool = False
+    save_every_s: float = SAVE_EVERY_S
 
 
 class RangeReplay:
@@ -89,6 +92,8 @@ class RangeReplay:
             if begun is not None:
                 return begun.plan
         request, now_ms = self._request, _now_ms()
+        if request.into is Into.TOPIC:
+            require_topic(self._settings, request.to_topic, request.topics)
         topic = request.topics[0] if len(request.topics) == 1 else None
         bounds = Bounds(
             parse_bound(request.begin, "--from", topic, now_ms), parse_bound(request.end, "--to", topic, now_ms)
@@ -149,7 +154,14 @@ class RangeReplay:
                 self.totals.add(LaneProgress(number, saved.counts, dict(saved.target_counts), saved.is_done))
         self.read_before = self.totals.counts.records
         job = ReplayJob(
-            self._settings, plan, run.folder, running.rate, running.nice, begun_ms=run.begun_ms, pin=self._pin
+            self._settings,
+            plan,
+            run.folder,
+            running.rate,
+            running.nice,
+            running.save_every_s,
+            run.begun_ms,
+            self._pin,
         )
 
         def heard(progress: LaneProgress | None) -> None:

@@ -26,7 +26,6 @@ class TopicTarget:
     """Publishes the events of a lane; implements `replay.targets.Target`.
 
     Raises:
-        RangeError: there is no such topic, or it is one that is read.
         BrokerUnavailableError, BrokerAccessError: Kafka does not answer, or does not let us write.
     """
 
@@ -52,7 +51,6 @@ class TopicTarget:
         self._counts = {"published": 0}
         self._refusal: Any = None
         self._is_open = False
-        require_topic(self._topic, {log.topic for log in lane}, self._topics())
         self._call(self._producer.init_transactions, self._kafka.timeout_s)
         self._positions = self._committed(lane)
         self._published_to = dict(self._positions)
@@ -119,10 +117,6 @@ class TopicTarget:
         if error is not None:
             self._refusal = error
 
-    def _topics(self) -> Collection[str]:
-        found = self._call(self._producer.list_topics, timeout=self._kafka.timeout_s)
-        return {name for name, topic in found.topics.items() if topic.error is None}
-
     def _committed(self, lane: Sequence[PartitionLog]) -> dict[PartitionLog, int]:
         from confluent_kafka import TopicPartition
 
@@ -165,20 +159,28 @@ class TopicTarget:
         return broker_unavailable(self._kafka, error.str())
 
 
-def require_topic(name: str, read: Collection[str], topics: Collection[str]) -> None:
+def require_topic(settings: Settings, name: str, read: Collection[str]) -> None:
     """Check that a topic can be published to.
 
     Args:
         read: the topics that are read.
-        topics: those that there are.
 
     Raises:
         RangeError: it cannot; it says why.
+        BrokerUnavailableError: Kafka does not answer.
     """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
     if name in read:
         raise RangeError(
             f"--to-topic {name} is a topic that is read: its events would be there twice.", hint="Name another topic."
         )
+    kafka = settings.require("kafka").kafka
+    try:
+        topics = AdminClient(client_settings(kafka)).list_topics(timeout=kafka.timeout_s).topics
+    except KafkaException as error:
+        raise broker_unavailable(kafka, error.args[0].str()) from error
     if name not in topics:
         raise RangeError(
             f"There is no topic {name!r} to publish to.",
