@@ -77,6 +77,7 @@ class Chase:
             if not states:
                 break
             taken += await self._lap(states, generations, noted, read_to)
+            await asyncio.sleep(REST_S)  # live has the machine in between
         if taken:
             self._sink.new_round()
             await asyncio.to_thread(self._sink.log_states, sorted(taken, key=lambda row: row.version))
@@ -106,11 +107,7 @@ class Chase:
                 del states[user_id]  # right already: the next round finds it so
             elif read_trailer(found.state).version <= read_trailer(state).version:
                 offers[user_id] = repair_of(state, found)
-        return await self._offered(offers, states, noted) if offers else await self._rested()
-
-    async def _rested(self) -> list[FeatureLogRow]:
-        await asyncio.sleep(REST_S)
-        return []
+        return await self._offered(offers, states, noted) if offers else []
 
     async def _offered(
         self, offers: dict[str, bytes], states: dict[str, bytes], noted: set[str]

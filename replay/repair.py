@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from feature_repo.outcomes import record_outcomes
@@ -65,6 +65,7 @@ class RepairPorts:
         open_source: gives what is folded, one for each partition; the lake if it is None.
         open_tail: follows Kafka from an offset on, for what live has applied and the source does not hold yet; None to
             wait for the source.
+        chase_turn: one partition at a time races with live: two in one process would only slow each other down.
     """
 
     lake: Lake
@@ -74,6 +75,7 @@ class RepairPorts:
     tombstones: Callable[[], Awaitable[Tombstones]] = _nobody_erased
     open_source: Callable[[], EventSource] | None = None
     open_tail: OpenTail | None = None
+    chase_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def events(self) -> EventSource:
         """Return what is folded, for one thread at a time."""
@@ -248,9 +250,10 @@ class PartitionRepair:
         if self._fold.states and self._open_tail is not None:
             chase = Chase(self._log, self._ports.online, self._ports.fences, self._fold, self._sink, self._ports.clock)
             try:
-                with self._open_tail(self._log, self._fold.position) as read_to:
-                    for row in await chase.run(read_to, self._heed_erasures):
-                        self._versions[row.user_id] = row.version
+                async with self._ports.chase_turn:
+                    with self._open_tail(self._log, self._fold.position) as read_to:
+                        for row in await chase.run(read_to, self._heed_erasures):
+                            self._versions[row.user_id] = row.version
             except (BrokerUnavailableError, RegistryUnavailableError, NotRetainedError) as error:
                 logger.warning("what live has applied since its last flush is waited for, because %s", error)
                 self._open_tail = None
