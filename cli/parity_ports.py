@@ -13,7 +13,7 @@ from feature_repo.states import StateStore, StoredState
 from features.catalog import VIEWS
 from replay.kafka_source import KafkaSource
 from replay.parity import LiveUser, LiveWay, ParityPorts
-from replay.parity_content import InstantsOf
+from replay.parity_content import InstantsOf, packed
 from replay.parity_ways import letters_only
 from replay.sources import LakeSource
 from schemas.privacy import Pseudonyms
@@ -64,7 +64,7 @@ class ServedLive:
             some = asked[first : first + per_call]
             instants = dict(some)
             for user_id, answers in self._answers(found, some):
-                values = [features.values for features, _ in answers]
+                values = packed([features.values for features, _ in answers])
                 found[user_id] = LiveUser(answers[0][1], instants[user_id], values)
         return found
 

@@ -80,10 +80,10 @@ def _read(ports: ParityPorts, look: Look, log: PartitionLog, user_id: str) -> _L
 
 
 def _events(source: EventSource, log: PartitionLog, end: int, user_id: str) -> Iterator[LogEntry]:
-    reach = source.reach(log)
+    reach, former = source.reach(log), source.former(log)
     if reach is not None:
-        end = min(end, source.position(log))
-        for piece in source.read(log, reach.first_offset, end, users={user_id}):
+        first = reach.first_offset if former is None else max(reach.first_offset, former.first_offset)
+        for piece in source.read(log, first, min(end, source.position(log)), users={user_id}):
             yield from zip(piece.offsets, piece.events, strict=True)
 
 

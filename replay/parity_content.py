@@ -18,7 +18,9 @@ __all__ = [
     "content_of",
     "instants_at",
     "instants_from_newest",
+    "packed",
     "sampled",
+    "unpacked",
     "values_at",
 ]
 
@@ -83,6 +85,16 @@ def canonical(name: str, value: Any) -> Any:
 def encoded(name: str, value: Any) -> bytes:
     """Return the canonical bytes of a feature's value: equal bytes are equal values, to the last bit."""
     return msgspec.msgpack.encode(canonical(name, value))
+
+
+def packed(rows: Sequence[Values]) -> bytes:
+    """Return the values of every feature at some instants in little space; `unpacked` returns them."""
+    return msgspec.msgpack.encode([[canonical(f.name, row[f.name]) for f in FEATURES] for row in rows])
+
+
+def unpacked(values: bytes) -> list[Values]:
+    """Return what was packed, by feature."""
+    return [{f.name: value for f, value in zip(FEATURES, row, strict=True)} for row in msgspec.msgpack.decode(values)]
 
 
 class ContentHash:

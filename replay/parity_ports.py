@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from feature_repo.fence import Fence
-from replay.parity_content import InstantsOf
+from replay.parity_content import InstantsOf, packed
 from replay.parity_report import Gap
 from replay.sources import EventSource
 from schemas.topics import TopicInfo
@@ -23,13 +23,13 @@ class LiveUser:
     Attributes:
         states: by topic.
         instants: of the values, integer milliseconds UTC.
-        values: by feature, one mapping per instant; empty without states.
+        values: of every feature at each instant, as `parity_content.packed` has them: there are many users.
         problem: why the states cannot be read; empty if they can.
     """
 
     states: Mapping[str, bytes]
     instants: tuple[int, ...] = ()
-    values: Sequence[Mapping[str, Any]] = ()
+    values: bytes = packed(())
     problem: str = ""
 
 

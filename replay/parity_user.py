@@ -6,7 +6,7 @@ from typing import Any
 
 from features.catalog import FEATURES
 from features.state import decode, read_trailer
-from replay.parity_content import InstantsOf, Values, canonical, content_of, encoded, values_at
+from replay.parity_content import InstantsOf, Values, canonical, content_of, encoded, unpacked, values_at
 from replay.parity_ports import UNREADABLE, Held, LiveUser
 from replay.parity_report import LIVE, Difference, Gap
 
@@ -118,7 +118,7 @@ class ComparedUser:
         values: dict[str, Sequence[Values]] = {}
         for way, states in readable.items():
             if way == LIVE and live is not None:
-                values[way] = live.values
+                values[way] = unpacked(live.values)
                 continue
             key = tuple(sorted((topic, _content(state)) for topic, state in states.items()))
             if key not in computed:

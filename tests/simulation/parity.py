@@ -15,7 +15,7 @@ from feature_repo.on_demand import AS_OF, STATE_OK, STATE_STATUS, session_featur
 from features.catalog import FEATURES, ON_DEMAND_VIEW, VIEWS
 from features.state import decode
 from replay.parity import LiveUser, ParityPlan, ParityPorts, compare
-from replay.parity_content import InstantsOf, instants_from_newest
+from replay.parity_content import InstantsOf, instants_from_newest, packed
 from replay.parity_report import LIVE, ParityReport
 from schemas.codec import Codec, Decoded
 from schemas.event import Event
@@ -57,7 +57,7 @@ class SimulatedLive:
             }
             newest_ms = max((decode(state).newest_ms for state in states.values()), default=None)
             instants = () if newest_ms is None else instants_of(user, newest_ms)
-            found[user] = LiveUser(states, instants, _values(states, instants))
+            found[user] = LiveUser(states, instants, packed(_values(states, instants)))
         return found
 
 

@@ -11,7 +11,7 @@ from feature_repo.fence import Fence, PartitionStatus
 from features.apply import fold
 from features.state import Trailer, read_trailer, with_trailer
 from replay.parity import LiveUser, ParityPlan, ParityPorts, ParityReport, compare
-from replay.parity_content import InstantsOf, instants_at, instants_from_newest, values_at
+from replay.parity_content import InstantsOf, instants_at, instants_from_newest, packed, values_at
 from replay.parity_report import Gap
 from replay.sources import LakeReach
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
@@ -93,7 +93,8 @@ class Live:
             return LiveUser({}, problem=self.problems[user])
         states = self.states.get(user, {})
         instants = instants_of(user, T0 + 20_000 * 29) if states else ()
-        return LiveUser(dict(states), instants, [self.change(dict(values)) for values in values_at(states, instants)])
+        values = packed([self.change(dict(values)) for values in values_at(states, instants)])
+        return LiveUser(dict(states), instants, values)
 
 
 class World:
