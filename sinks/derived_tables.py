@@ -131,4 +131,36 @@ FEATURE_HISTORY: Final = LakeTable(
     fills_gaps=True,
 )
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED, FEATURE_HISTORY)
+_COUNTED: Final = {
+    "page_view_count": "Page views.",
+    "click_count": "Clicks.",
+    "search_count": "Searches.",
+    "cart_add_count": "Adds to the cart.",
+    "cart_remove_count": "Removals from the cart.",
+    "purchase_count": "Purchases.",
+}
+
+# `user_id` names the user, as every store holds it
+SESSIONS: Final = LakeTable(
+    name="sessions",
+    description="Closed sessions: runs of a user's events, over both topics, in event-time order, in which no event "
+    "comes more than 30 min after the one before it. Late events count, duplicates do not. Written by `shopstream lake "
+    "sessions`, which computes whole days anew from `raw_events` and replaces each in one commit.",
+    columns=(
+        Column("user_id", ColumnType.STRING, "Whose session it is."),
+        Column("start_ms", ColumnType.LONG, "Time of its first event.", skipping=True, spread=True),
+        Column("end_ms", ColumnType.LONG, "Time of its last event.", spread=True),
+        Column("duration_s", ColumnType.DOUBLE, "From the one to the other, seconds."),
+        Column("event_count", ColumnType.LONG, "Its events."),
+        *(Column(name, ColumnType.LONG, description) for name, description in _COUNTED.items()),
+        Column("cart_value_minor", ColumnType.LONG, "Quantity times price over adds, minus the same over removals."),
+        Column("purchase_value_minor", ColumnType.LONG, "Quantity times price over purchases."),
+        Column("product_distinct", ColumnType.LONG, "Distinct products, over events of any kind that carry one."),
+        Column("device", ColumnType.STRING, "Device of the first event that tells one.", nullable=True),
+        Column("capped", ColumnType.BOOLEAN, "Longer than 24 h, which is a bot: online features say nothing of it."),
+        Column("session_date", ColumnType.DATE, "Day of `start_ms`, UTC; the table is partitioned by it."),
+    ),
+    partitioned_by="session_date",
+)
+
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED, FEATURE_HISTORY, SESSIONS)

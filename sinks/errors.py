@@ -7,6 +7,7 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── LakePinnedError            a lake that is read as of an earlier moment cannot be written
 ├── LakeNotLocalError          what is asked for needs a lake in a local folder
 ├── LakeVersionError           a version of a table is not there, or not any more
+├── NoEventsError              the lake holds no events of the days that were asked for
 ├── LetterNotPublishedError    dead letters were not acknowledged by Kafka
 ├── RedriveRunningError        another redrive is under way
 └── NotRedrivenError           letters were not published again: run the redrive once more
@@ -71,6 +72,23 @@ class LakeVersionError(SinkError):
     """A version of a table is not there, or not any more; the message names the oldest that can be read."""
 
 
+class NoEventsError(SinkError):
+    """The lake holds no events of the days that were asked for.
+
+    Args:
+        days: that were asked for; empty for any.
+        held: days that the lake holds.
+    """
+
+    def __init__(self, days: str = "", held: str = "") -> None:
+        super().__init__(
+            f"The lake holds no events of {days}; it has those of {held}." if days else "The lake holds no events yet.",
+            hint="Choose days that it has events of; nothing was changed."
+            if days
+            else "Run a worker, or set lake.path to the lake that is meant; nothing was changed.",
+        )
+
+
 class LetterNotPublishedError(SinkError):
     """Kafka did not acknowledge every dead letter."""
 
@@ -84,7 +102,7 @@ class LakeBusyError(SinkError):
 
     def __init__(self, lake: object) -> None:
         super().__init__(
-            f"Another `shopstream lake maintain`, `lake erase` or `dlq redrive` is at work on {lake}.",
+            f"Another `shopstream lake maintain`, `lake sessions`, `lake erase` or `dlq redrive` is at work on {lake}.",
             hint="Wait until it has ended; nothing was changed.",
         )
 
