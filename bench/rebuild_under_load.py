@@ -132,10 +132,12 @@ class Marks:
 
     def __init__(self) -> None:
         self._times_ms: dict[str, float] = {}
+        self._loads: dict[str, float] = {}
 
     def set(self, name: str) -> None:
-        """Note that a part begins now."""
+        """Note that a part begins now, and how busy the machine is: others on it spoil the comparison."""
         self._times_ms[name] = time.time_ns() / 1e6
+        self._loads[name] = round(os.getloadavg()[0], 1)
 
     def account(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return the percentiles of each part, and how those of the rebuild compare with those of before."""
@@ -153,6 +155,7 @@ class Marks:
             "after": part("after", "end"),
             "p50_ratio": round(during["p50_ms"] / max(before["p50_ms"], 0.1), 2),
             "p99_ratio": round(during["p99_ms"] / max(before["p99_ms"], 0.1), 2),
+            "load_average": self._loads,
         }
 
 
