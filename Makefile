@@ -13,7 +13,7 @@ LOCKS := requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(BIN)/uv
 ARTEFACTS := $(or $(SHOPSTREAM_CACHE_DIR),$(HOME)/.cache/shopstream)
 
-.PHONY: help setup demo test check clean lock audit faults simulate simulate-parity simulate-mutants parity
+.PHONY: help setup demo test check clean lock audit faults simulate simulate-parity simulate-mutants parity bench
 
 help:  ## what can be done
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,8 +34,8 @@ $(STAMP): $(LOCKS)
 demo: setup  ## run the main job end to end on the embedded stack
 	@$(BIN)/shopstream demo
 
-test: setup  ## run every test
-	@$(BIN)/python -m pytest
+test: setup  ## run every test, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 simulate: setup  ## run the worker's logic in a simulated world, one seed after the other (SEEDS=10000, FIRST=0)
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
@@ -52,6 +52,9 @@ simulate-mutants: setup  ## plant bugs in the worker, one at a time: the simulat
 faults: setup  ## break the worker, the broker and the stores on purpose, in full (ONLY='kill.*', FRESH=1)
 	@$(BIN)/python -m tests.faults $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh)
 
+bench: setup  ## side by side with peers, on the same data in one run (LINES="live replay", EVENTS=200000, ROUNDS=3)
+	@$(BIN)/python -m bench $(LINES) $(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 check: setup  ## lint, types, architecture, docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -65,9 +68,10 @@ audit: setup  ## look up the locked packages for known vulnerabilities
 lock: setup  ## resolve the locks again
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade pyproject.toml -o requirements/runtime.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade requirements/bench.in -o requirements/bench.txt
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' - -o requirements/bootstrap.txt
 
 clean:  ## remove what was made: environment, stack, data, caches, downloads
 	@test ! -x $(BIN)/shopstream || $(BIN)/shopstream stack down >/dev/null 2>&1 || true
-	rm -rf $(VENV) .venv-flink .shopstream .mypy_cache .ruff_cache .hypothesis .import_linter_cache $(ARTEFACTS)
+	rm -rf $(VENV) .venv-flink .venv-bench .shopstream .mypy_cache .ruff_cache .hypothesis .import_linter_cache $(ARTEFACTS)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
@@ -95,17 +95,21 @@ class Totals:
         return found
 
 
-def open_source(settings: Settings, name: str, pin: LakePin | None = None) -> EventSource:
+@contextmanager
+def opened_source(settings: Settings, name: str, pin: LakePin | None = None) -> Iterator[EventSource]:
     """Open a source by its name; what is heavy is imported here.
 
     Args:
         pin: as of when the lake is read; None for now.
     """
     if name == "lake":
-        return LakeSource(lake_of(settings) if pin is None else pin.lake(settings))
+        yield LakeSource(lake_of(settings) if pin is None else pin.lake(settings))
+        return
     from replay.kafka_source import KafkaSource
+    from schemas.registry import RegistryClient
 
-    return KafkaSource(settings)
+    with closing(RegistryClient(settings.require("registry").registry)) as registry:
+        yield KafkaSource(settings, registry)
 
 
 def run_here(
@@ -124,10 +128,10 @@ def run_here(
             never.wait(min(left_s, _POLL_S))
 
     never = ThreadEvent()
-    ports = _ports(job, report, stopped, pause, lambda: job.rate)
-    for number in lanes:
-        if not stopped():
-            _lane_run(job, number, ports).run()
+    with _ports(job, report, stopped, pause, lambda: job.rate) as ports:
+        for number in lanes:
+            if not stopped():
+                _lane_run(job, number, ports).run()
 
 
 def run_in_processes(
@@ -264,7 +268,10 @@ class _Worker:
 
     def run(self) -> None:
         """Work until the parent says that nothing is left."""
-        ports = _ports(self._job, self._progress, self._stopped, self._pause, lambda: self._rate)
+        with _ports(self._job, self._progress, self._stopped, self._pause, lambda: self._rate) as ports:
+            self._work(ports)
+
+    def _work(self, ports: LanePorts) -> None:
         while not self._has_ended:
             self._listen(None)
             while self._lanes and not self._is_stopped:
@@ -331,21 +338,23 @@ def _lane_run(job: ReplayJob, number: int, ports: LanePorts) -> LaneRun:
     )
 
 
+@contextmanager
 def _ports(
     job: ReplayJob,
     report: Callable[[LaneProgress], None],
     stopped: Callable[[], bool],
     pause: Callable[[float], None],
     rate: Callable[[], float | None],
-) -> LanePorts:
+) -> Iterator[LanePorts]:
     settings, info = job.settings, job.plan.info(job.begun_ms)
     pseudonyms = Pseudonyms.with_key_of(settings.privacy)
-    return LanePorts(
-        source=open_source(settings, job.plan.request.source, job.pin),
-        open_target=lambda lane: open_target(settings, info, lane),
-        tombstones=lambda: read_tombstones(lake_of(settings), pseudonyms),
-        report=report,
-        stopped=stopped,
-        wait=pause,
-        rate=rate,
-    )
+    with opened_source(settings, job.plan.request.source, job.pin) as source:
+        yield LanePorts(
+            source=source,
+            open_target=lambda lane: open_target(settings, info, lane),
+            tombstones=lambda: read_tombstones(lake_of(settings), pseudonyms),
+            report=report,
+            stopped=stopped,
+            wait=pause,
+            rate=rate,
+        )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from features.apply import take
 from features.finalize import finalize
 from features.state import TopicState
 from replay.errors import UnknownUsersError
-from replay.execution import LakePin, ReplayJob, Totals, open_source, run_here, run_in_processes
+from replay.execution import LakePin, ReplayJob, Totals, opened_source, run_here, run_in_processes
 from replay.lanes import SAVE_EVERY_S, LaneProgress
 from replay.plan import Bounds, ReplayPlan, ReplayRequest, make_plan
 from replay.ranges import PartitionRange, parse_bound
@@ -100,18 +100,18 @@ class RangeReplay:
         )
         privacy = self._settings.privacy
         stored = stored_ids(request.users, Pseudonyms.in_use(privacy)) if request.users else None
-        source = self._source()
-        plan = make_plan(
-            self._settings,
-            request,
-            bounds,
-            self._topics,
-            source,
-            tombstones=read_tombstones(lake_of(self._settings), Pseudonyms.with_key_of(privacy)),
-            stored_users=stored,
-        )
-        if stored:
-            _require_users(plan, source, stored)
+        with self._source() as source:
+            plan = make_plan(
+                self._settings,
+                request,
+                bounds,
+                self._topics,
+                source,
+                tombstones=read_tombstones(lake_of(self._settings), Pseudonyms.with_key_of(privacy)),
+                stored_users=stored,
+            )
+            if stored:
+                _require_users(plan, source, stored)
         return plan
 
     def estimate_s(self, plan: ReplayPlan) -> float | None:
@@ -123,7 +123,8 @@ class RangeReplay:
         if not plan.record_count:
             return None
         largest = max(plan.ranges, key=lambda part: part.record_count)
-        per_process = _sample(self._source(), largest, self._request.into)
+        with self._source() as source:
+            per_process = _sample(source, largest, self._request.into)
         rate = per_process * min(self._running.workers, len(plan.lanes))
         return plan.record_count / min(rate, self._running.rate or rate)
 
@@ -179,8 +180,8 @@ class RangeReplay:
             run.finish(_now_ms())
         return is_done
 
-    def _source(self) -> EventSource:
-        return open_source(self._settings, self._request.source, self._pin)
+    def _source(self) -> AbstractContextManager[EventSource]:
+        return opened_source(self._settings, self._request.source, self._pin)
 
 
 def account(totals: Totals) -> dict[str, Any]:
