@@ -11,7 +11,7 @@ from rich.table import Table
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 
 if TYPE_CHECKING:
-    from replay.erase import ErasurePlan, ErasureReport
+    from replay.erase import ErasurePlan, ErasureReport, SetErasure
     from replay.last_copies import LastCopy
 
 
@@ -32,7 +32,7 @@ def erase(
     ] = 120.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Erase a user from Redis and from every table of the lake, for good; events that come later are counted anew.
+    """Erase a user from Redis, every table of the lake and its training sets; events that come later are counted anew.
 
     Needs privacy.key, also in the workers' settings. Workers may go on meanwhile. A run that was interrupted is
     finished by the same command. Older versions of the tables cannot be read afterwards. Kafka keeps its records until
@@ -44,11 +44,16 @@ def erase(
     from replay.erase import erase_user, payload, plan_erasure
     from replay.erase_again import erase_again
     from replay.erasure_ports import Ports
+    from training.set_erasing import set_eraser
 
     console = progress_console()
-    ports = Ports.open(
-        invocation(ctx).settings(), lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True)
-    )
+
+    def tell(line: str) -> None:
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
+
+    settings = invocation(ctx).settings()
+    ports = Ports.open(settings, tell)
+    sets = set_eraser(settings, tell)
     try:
         if dry_run:
             plan = plan_erasure(ports, user_id)
@@ -56,7 +61,10 @@ def erase(
             return
         if not yes:
             _confirm(again=again)
-        report = erase_again(ports) if again else erase_user(ports, user_id, wait_s=wait)
+        if again:
+            report = erase_again(ports, erase_sets=sets)
+        else:
+            report = erase_user(ports, user_id, wait_s=wait, erase_sets=sets)
     finally:
         ports.close()
     emit(payload(report), as_json=as_json, text=lambda out: _print_report(out, report))
@@ -99,6 +107,8 @@ def _print_report(console: Console, report: "ErasureReport") -> None:
         counts = (table.rows, table.files, table.leftovers, table.oldest_version)
         shown.add_row(table.name, *(f"{count:,}" for count in counts))
     console.print(shown)
+    for each in report.sets:
+        console.print(f"Training set {each.path}: {_set_line(each)}", highlight=False, soft_wrap=True)
     states = ", ".join(f"{topic} {number:,}" for topic, number in report.versions.items()) or "none was there"
     label = "States erased, by version" if report.request_id else "States erased, how many"
     console.print(f"{label}: {states}", highlight=False)
@@ -110,6 +120,12 @@ def _print_report(console: Console, report: "ErasureReport") -> None:
             highlight=False,
         )
     _print_copies(console, report.last_copies)
+
+
+def _set_line(found: "SetErasure") -> str:
+    if found.outcome == "gone":
+        return "nothing lies there on this machine; where it was moved or copied to, delete it or make it again"
+    return f"{found.rows:,} rows erased" if found.rows else "nobody erased is in it"
 
 
 def _print_copies(console: Console, copies: Any) -> None:

@@ -7,22 +7,25 @@ In this order, each step such that it may be repeated:
 2. wait until running workers have written everything below it: what is in their memory cannot be erased;
 3. the states, with a mark of how far they had come. What came in since the request is erased with them, so the
    tombstone moves there;
-4. the rows of every table, found by user and deleted by position; then all older versions of the tables;
+4. the rows of every table, found by user and deleted by position, or by time where a table is of no log; then all
+   older versions of the tables; and the rows of training sets;
 5. what is left in Kafka is told, with the time when it is gone.
 
 A run that was killed is finished by the next one: it finds the request, which names nobody but has the user's hash.
 """
 
 import dataclasses
+import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.erasing import ANY_VERSION, Mark
 from replay.erasure_ports import Ports
 from replay.last_copies import LastCopy
+from sinks.derived_tables import SERVED
 from sinks.erasing import TableEraser, TableErasure, erasable_tables, logs_of_users
 from sinks.erasures import (
     CUT,
@@ -43,8 +46,31 @@ from sinks.letter_search import letters_naming
 from sinks.maintenance import exclusive
 
 WAIT_S: Final = 120.0
+ANSWERS_SETTLED_MS: Final = 2_000
 
 _ENDLESS: Final = 2**62  # of a topic that is gone, everything
+
+
+@dataclass(frozen=True, slots=True)
+class SetErasure:
+    """What became of one training set.
+
+    Attributes:
+        rows: that were erased from it.
+        outcome: `clean`: nobody erased was in it; `written anew`; `gone`: nothing lies there any more, on this machine.
+    """
+
+    path: str
+    rows: int
+    outcome: str
+
+
+EraseSets = Callable[[Tombstones], Sequence[SetErasure]]
+
+
+def no_sets(_tombstones: Tombstones) -> Sequence[SetErasure]:
+    """Look at no training set."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +81,7 @@ class ErasurePlan:
         workers_run: whether it has to wait for workers.
         unread: records that they have not committed.
         versions: of the states in the online store, by topic.
-        rows: to be deleted, by table.
+        rows: to be deleted, by table; training sets are not looked into.
         is_resumed: whether an erasure of this user was begun and not finished.
     """
 
@@ -76,6 +102,7 @@ class ErasureReport:
         unread: records before the request that nobody has read, because no worker runs; they are dropped when one does.
         versions: of the states that were erased from the online store, by topic.
         letters: dead letters that named the user elsewhere than in their key.
+        sets: what became of each training set.
     """
 
     versions: Mapping[str, int]
@@ -85,6 +112,7 @@ class ErasureReport:
     is_resumed: bool = False
     unread: int = 0
     letters: int = 0
+    sets: Sequence[SetErasure] = ()
 
 
 def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
@@ -95,7 +123,7 @@ def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
         LakeUnavailableError, OnlineStoreError, BrokerUnavailableError: something does not answer.
     """
     erasure = _Erasure(ports, user_id)
-    everything = Tombstones(pseudonyms=ports.pseudonyms).with_ends(
+    everything = Tombstones(pseudonyms=ports.pseudonyms, noted_ms={erasure.subject: _ENDLESS}).with_ends(
         (log, erasure.subject, _ENDLESS) for log in {*ports.logs, *(log_of(*found) for found in erasure.lake_logs())}
     )
     lake = _folder(ports)
@@ -112,8 +140,11 @@ def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
     )
 
 
-def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S) -> ErasureReport:
+def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S, erase_sets: EraseSets = no_sets) -> ErasureReport:
     """Erase a user; blocking. Repeating it after a failure or a kill finishes it.
+
+    Args:
+        erase_sets: erases what tombstones cover from the training sets that were made of the lake.
 
     Raises:
         SettingsError: earlier erasures were noted under another key.
@@ -124,7 +155,7 @@ def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S) -> Erasure
     lake = _folder(ports)
     lake.mkdir(parents=True, exist_ok=True)
     with exclusive(lake):
-        return _Erasure(ports, user_id).run(wait_s)
+        return _Erasure(ports, user_id).run(wait_s, erase_sets)
 
 
 class _Erasure:
@@ -138,7 +169,7 @@ class _Erasure:
         self.ids = ports.pseudonyms.stored_ids(user_id)
         self._request: list[ErasureRow] = []
 
-    def run(self, wait_s: float) -> ErasureReport:
+    def run(self, wait_s: float, erase_sets: EraseSets) -> ErasureReport:
         ports = self._ports
         self._request = self.open_rows()
         is_resumed = bool(self._request)
@@ -148,19 +179,24 @@ class _Erasure:
         self._wait(wait_s)
         ports.progress("2/5 no worker has anything of the user left to write")
         versions = self._erase_states()
+        gone_ms = ports.now_ms()
         unread = self._wait(wait_s)
         ports.progress(f"3/5 online store: {len(versions)} states erased")
         letters = self._note_letters()
         self._note_former_logs()
-        tables = erase_tables(ports, self._tombstones(), self.ids)
-        ports.progress("4/5 the lake's tables are erased")
+        self._wait_for_answers(gone_ms)
+        tombstones = replace(self._tombstones(), noted_ms={self.subject: ports.now_ms()})
+        tables = erase_tables(ports, tombstones, self.ids)
+        sets = erase_sets(tombstones)
+        ports.progress("4/5 the lake's tables and training sets are erased")
         self._erase_states_that_came_back()
         copies = ports.copies()
         self._note([self._request[0]._replace(step=FINISHED, noted_ms=ports.now_ms())])
         ports.progress("5/5 done")
         return ErasureReport(
-            versions, tables, copies, self._request[0].request_id, is_resumed=is_resumed, unread=unread, letters=letters
-        )
+            versions, tables, copies, self._request[0].request_id,
+            is_resumed=is_resumed, unread=unread, letters=letters, sets=sets,
+        )  # fmt: skip
 
     # -- the request -----------------------------------------------------------------------------------------------
 
@@ -218,6 +254,17 @@ class _Erasure:
         tombstones = self._tombstones()
         ends = {log: tombstones.end_of(self._user_id, log) for log in self._ports.logs}
         return self._ports.watch.wait_past(ends, wait_s, self._ports.progress)
+
+    def _wait_for_answers(self, gone_ms: int) -> None:
+        """Wait until readers have written the answers that they gave while the states were there."""
+        ports = self._ports
+        if not (self._lake / SERVED.name).is_dir():
+            return
+        until_ms = gone_ms + ports.settings.serving.served_flush_interval_ms + ANSWERS_SETTLED_MS
+        left_s = (until_ms - ports.now_ms()) / 1000
+        if left_s > 0:
+            ports.progress(f"waiting {left_s:.0f} s for answers that readers still hold in memory")
+            time.sleep(left_s)
 
     # -- the states ------------------------------------------------------------------------------------------------
 

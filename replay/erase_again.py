@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 from feature_repo.erasing import Mark
-from replay.erase import ErasureReport, erase_tables
+from replay.erase import EraseSets, ErasureReport, erase_tables, no_sets
 from replay.erasure_ports import Ports
 from sinks.erasures import CUT, REQUESTED, ErasureRow, read_erasures, tombstones_of
 from sinks.lake_root import is_there, lake_of, local_folder
 from sinks.maintenance import exclusive
 
 
-def erase_again(ports: Ports) -> ErasureReport:
+def erase_again(ports: Ports, *, erase_sets: EraseSets = no_sets) -> ErasureReport:
     """Erase what an older copy of the online store or of the lake has brought back of earlier erasures.
+
+    Args:
+        erase_sets: erases what tombstones cover from the training sets that were made of the lake.
 
     Raises:
         SettingsError: they were noted under another key.
@@ -28,7 +31,7 @@ def erase_again(ports: Ports) -> ErasureReport:
             return ErasureReport({}, (), ports.copies())
         states = _states_again(ports, rows)
         tables = erase_tables(ports, tombstones, None)
-        return ErasureReport(states, tables, ports.copies())
+        return ErasureReport(states, tables, ports.copies(), sets=erase_sets(tombstones))
 
 
 def _states_again(ports: Ports, rows: Sequence[ErasureRow]) -> dict[str, int]:

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sinks.derived_tables import SERVED, SESSIONS
 from sinks.erasures import ErasedLog, Tombstones, log_of
 from sinks.file_rewriting import swap_file, write_without
-from sinks.tables import DEAD_LETTERS, ERASURES, LAKE_TABLES, LakeTable, application_id, arrow_schema
+from sinks.tables import ALL_TABLES, DEAD_LETTERS, ERASURES, LakeTable, application_id, arrow_schema
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -30,6 +31,9 @@ POLL_S: Final = 0.2
 
 _FILE: Final = "__filename"
 _LOG_COLUMNS: Final = ("log_epoch", "topic", "partition")
+# Tables of no log: rows of a user go by their time. A session that begins later holds no event from before: an event's
+# time may be ahead of its arrival by a few minutes.
+_TIMES: Final = {SERVED.name: ("served_ms", 0), SESSIONS.name: ("start_ms", 3_600_000)}
 _HINT: Final = "What was done so far stays; run the same `shopstream lake erase` again, it goes on from there."
 
 _Done = TypeVar("_Done")
@@ -59,7 +63,7 @@ def erasable_tables() -> tuple[LakeTable, ...]:
     """Return the tables that hold something of users."""
     return tuple(
         table
-        for table in LAKE_TABLES.values()
+        for table in ALL_TABLES.values()
         if table is not ERASURES and (table is DEAD_LETTERS or "user_id" in arrow_schema(table).names)
     )
 
@@ -77,7 +81,7 @@ def logs_of_users(lake: Path, table: LakeTable, ids: Sequence[str]) -> set[tuple
 
     path = lake / table.name
     handle = opened(path)
-    if handle is None:
+    if handle is None or table.name in _TIMES:
         return set()
     if table is DEAD_LETTERS:
         wanted = pc.field("key").isin(pa.array([user_id.encode() for user_id in ids], pa.binary()))
@@ -189,7 +193,7 @@ class TableEraser:
             self._find_ids(dataset)
             wanted = pc.field("user_id").isin(pa.array(list(self._ids), pa.string()))
         counts: Counter[str] = Counter()
-        columns = [self._user_column, *_LOG_COLUMNS, self._table.position, _FILE]
+        columns = [*self._places, _FILE]
         for batch in dataset.to_batches(columns=columns, filter=wanted):
             files = batch.column(_FILE).to_pylist()
             counts.update(file for file, erased in zip(files, self._erased(batch), strict=True) if erased)
@@ -207,11 +211,24 @@ class TableEraser:
         return pa.array([not (theirs and next(erased)) for theirs in is_theirs.to_pylist()], pa.bool_())
 
     def _erased(self, batch: Any) -> Iterator[bool]:
-        names = (self._user_column, *_LOG_COLUMNS, self._table.position)
-        for user, epoch, topic, number, position in zip(
-            *(batch.column(name).to_pylist() for name in names), strict=True
-        ):
+        columns = [batch.column(name).to_pylist() for name in self._places]
+        if self._table.name in _TIMES:
+            _, ahead_ms = _TIMES[self._table.name]
+            until_ms = {user: self._tombstones.until_ms(user) for user in set(columns[0])}
+            yield from (
+                until_ms[user] >= 0 and time_ms <= until_ms[user] + ahead_ms
+                for user, time_ms in zip(*columns, strict=True)
+            )
+            return
+        for user, epoch, topic, number, position in zip(*columns, strict=True):
             yield self._is_erased(user, log_of(topic, epoch, number), position - self._table.position_base)
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        """Names of the columns that tell whose a row is, and where it lies."""
+        if self._table.name in _TIMES:
+            return self._user_column, _TIMES[self._table.name][0]
+        return self._user_column, *_LOG_COLUMNS, self._table.position
 
     def _is_erased(self, user: Any, log: ErasedLog, offset: int) -> bool:
         if self._table is DEAD_LETTERS:
@@ -229,6 +246,7 @@ class TableEraser:
         if self._given:
             return
         subjects = {subject for ends in self._tombstones.ends.values() for subject in ends}
+        subjects |= set(self._tombstones.noted_ms)
         pseudonyms = self._tombstones.pseudonyms
         for batch in dataset.to_batches(columns=["user_id"]):
             new = set(pc.unique(batch.column("user_id")).to_pylist()) - self._seen

@@ -5,7 +5,7 @@ Kafka or from a copy of the lake; what comes later is counted from zero. A tombs
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from config.errors import SettingsError
@@ -63,11 +63,13 @@ class Tombstones:
     Attributes:
         ends: of each log, where those of erased users end, by the keyed hash of the user.
         letters: of each log, offsets of dead letters that named an erased user elsewhere than in their key.
+        noted_ms: when the newest step of each user's erasures was noted, by the hash: what is of no log ends there.
     """
 
     ends: Mapping[ErasedLog, Mapping[str, int]] = field(default_factory=dict)
     letters: Mapping[ErasedLog, frozenset[int]] = field(default_factory=dict)
     pseudonyms: Pseudonyms | None = None
+    noted_ms: Mapping[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.ends)
@@ -87,6 +89,12 @@ class Tombstones:
             return 0
         return max(ends.get(subject, 0) for subject in self.pseudonyms.subjects(user_id))
 
+    def until_ms(self, user_id: str) -> int:
+        """Return until when a user was erased, integer milliseconds UTC; -1 for one who never was."""
+        if not self.noted_ms or self.pseudonyms is None:
+            return -1
+        return max(self.noted_ms.get(subject, -1) for subject in self.pseudonyms.subjects(user_id))
+
     def covers_letter(self, key: bytes | None, offset: int, log: ErasedLog) -> bool:
         """Tell whether a record that became a dead letter was of an erased user, by its key and its place."""
         if offset in self.letters.get(log, ()):
@@ -103,7 +111,7 @@ class Tombstones:
         for log, subject, offset in more:
             of_log = ends.setdefault(log, {})
             of_log[subject] = max(offset, of_log.get(subject, 0))
-        return Tombstones(ends, self.letters, self.pseudonyms)
+        return replace(self, ends=ends)
 
 
 def log_of(topic: str, log_epoch: str, partition: int) -> ErasedLog:
@@ -132,7 +140,10 @@ def tombstones_of(rows: Iterable[ErasureRow], pseudonyms: Pseudonyms | None) -> 
             letters.setdefault(row.log, set()).add(row.offset)
     ends = ((row.log, row.subject, row.offset) for row in found if row.step in _ENDS)
     frozen = {log: frozenset(offsets) for log, offsets in letters.items()}
-    return Tombstones({}, frozen, pseudonyms).with_ends(ends)
+    noted_ms: dict[str, int] = {}
+    for row in found:
+        noted_ms[row.subject] = max(row.noted_ms, noted_ms.get(row.subject, 0))
+    return Tombstones({}, frozen, pseudonyms, noted_ms).with_ends(ends)
 
 
 def read_tombstones(lake: Lake, pseudonyms: Pseudonyms | None) -> Tombstones:
