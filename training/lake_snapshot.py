@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _READ: Final = (RAW_EVENTS, FEATURE_LOG, DEAD_LETTERS)
+_PUSH_DELAY_MS: Final = 60_000
+_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +119,18 @@ class Snapshot:
                 key = found[:3]
                 firsts[key] = min(found.first_offset, firsts.get(key, found.first_offset))
         return not any(firsts.values())
+
+    def lacks_states(self) -> bool:
+        """Tell whether the log of states begins later than events were taken in: `lake maintain` drops its oldest days.
+
+        Raises:
+            NotInLakeError: there is no log of states, or it holds nothing.
+            LakeUnavailableError: a table cannot be read.
+        """
+        first_day = self.begins_ms(RAW_EVENTS, "append_time_ms") // _DAY_MS
+        day = pa.scalar(first_day, pa.int32()).cast(pa.date32())
+        with explained(self.address(RAW_EVENTS)):
+            dataset = self.handle(RAW_EVENTS).to_pyarrow_dataset()
+            taken_in = dataset.to_table(columns=["ingest_time_ms"], filter=pc.field(RAW_EVENTS.partitioned_by) == day)
+        first_ms = int(pc.min(taken_in.column("ingest_time_ms")).as_py())
+        return self.begins_ms(FEATURE_LOG, "servable_ms") - first_ms > _PUSH_DELAY_MS

@@ -26,6 +26,7 @@ from sinks.delta import explained, open_or_create, writer_properties
 from sinks.derived_tables import TRAINING_SETS
 from sinks.erasures import Tombstones, read_erasures, tombstones_of
 from sinks.lake_root import Lake, lake_of
+from sinks.leases import reading
 from sinks.served import catalog_fingerprint
 from sinks.tables import FEATURE_LOG, RAW_EVENTS, arrow_schema
 from training.as_corrected import WARM_UP_MS, corrected_values
@@ -112,8 +113,9 @@ def make_set(settings: Settings, lake: Lake, request: SetRequest, tell: Tell) ->
     out = request.out.absolute()
     check_free(out, overwrite=request.overwrite)
     _check_definition(request.definition_version)
-    work = _SetWork(settings, lake, request, tell)
-    table, manifest = work.rows()
+    with reading(lake, "train set"):
+        work = _SetWork(settings, lake, request, tell)
+        table, manifest = work.rows()
     with new_folder(out, overwrite=request.overwrite) as (folder, publish):
         tell(f"Writing {table.num_rows:,} rows")
         manifest["files"] = write_rows(folder, table, request.format)
@@ -229,18 +231,25 @@ class _SetWork:
     def _as_served(self, labels: Labels) -> tuple[pa.Table, pa.Table]:
         from training.as_served import ServedFeatures
 
+        if self._short(labels) and self._snapshot.lacks_states():
+            self._warn_short(labels, "a user whose last state was dropped before counts as one without events.")
         done = _Counted(self._tell, len(labels), "labels joined")
         return ServedFeatures(self._settings, self._snapshot.lake).values(labels, done)
 
     def _as_corrected(self, labels: Labels, recorded: RecordedEvents, users: Any) -> pa.Table:
-        short = int((labels.instants_ms - WARM_UP_MS < self._begins_ms).sum())
-        if short and not self._snapshot.has_every_beginning():
-            self._warn(
-                f"{short:,} of {len(labels):,} labels lie less than 25 h after the beginning of what the lake holds "
-                f"({self._begins_ms} ms): what happened before is missing in their windows."
-            )
+        if self._short(labels) and not self._snapshot.has_every_beginning():
+            self._warn_short(labels, "what happened before is missing in their windows.")
         return corrected_values(
             labels, recorded, users, self._tombstones, _Counted(self._tell, recorded.count, "events folded")
+        )
+
+    def _short(self, labels: Labels) -> int:
+        return int((labels.instants_ms - WARM_UP_MS < self._begins_ms).sum())
+
+    def _warn_short(self, labels: Labels, so: str) -> None:
+        self._warn(
+            f"{self._short(labels):,} of {len(labels):,} labels lie less than 25 h after the beginning of what the "
+            f"lake holds ({self._begins_ms} ms): {so}"
         )
 
     def _warn(self, text: str) -> None:

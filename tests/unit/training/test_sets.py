@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from schemas.privacy import Pseudonyms
 from sinks.delta import opened
 from sinks.derived_tables import TRAINING_SETS
+from sinks.dropping_days import drop_days
 from sinks.erasures import FINISHED, REQUESTED, ErasureRow, note_erasures
+from sinks.tables import FEATURE_LOG
 from tests import oracle
 from tests.logs import HOUR, MINUTE, NOON, SECOND, event
 from tests.recorded_lakes import TOPIC_IDS, RecordedLake
@@ -31,6 +34,7 @@ from training.sets import SetMode, SetRequest, make_set
 NAMES = [feature.name for feature in FEATURES]
 SERVED, CORRECTED = SetMode.AS_SERVED, SetMode.AS_CORRECTED
 KEY = "0123456789abcdef"
+DAY = 24 * HOUR
 
 
 @pytest.fixture
@@ -323,6 +327,26 @@ def test_a_lake_that_does_not_reach_back_25_hours_says_so(lake: RecordedLake, sh
     (warning,) = [line for line in told if "25 h" in line]
     assert warning.startswith("1 of 2 labels lie less than 25 h after the beginning")
     assert json.loads((shop.home / "set" / MANIFEST).read_text())["warnings"] == [warning]
+
+
+def test_states_that_were_dropped_from_the_log_are_told(lake: RecordedLake, shop: Settings) -> None:
+    lake.arrive(event(0), at_ms=NOON)
+    lake.arrive(event(3 * DAY), at_ms=NOON + 3 * DAY)
+    lake.write()
+    path = labels_file(shop, [("u1", NOON + 3 * DAY + HOUR), ("u1", NOON + 5 * DAY)])
+    out = shop.home / "set"
+    told: list[str] = []
+    made(shop, SetRequest(mode=SERVED, out=out, labels=path), told)
+    assert not [line for line in told if "25 h" in line]
+    handle = opened(shop.lake_path / FEATURE_LOG.name)
+    assert handle is not None
+    first_kept = datetime.fromtimestamp((NOON + DAY) / 1000, UTC).date()
+    assert sum(drop_days(handle, FEATURE_LOG, first_kept).values()) == 1
+    rows = made(shop, SetRequest(mode=SERVED, out=out, labels=path, overwrite=True), told)
+    assert [row["clicks_version"] for row in rows] == [2, 2]
+    (warning,) = [line for line in told if "25 h" in line]
+    assert warning.startswith("1 of 2 labels lie less than 25 h after the beginning of what the lake holds")
+    assert json.loads((out / MANIFEST).read_text())["warnings"] == [warning]
 
 
 def erasure(step: str, noted_ms: int) -> ErasureRow:
