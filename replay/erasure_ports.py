@@ -13,6 +13,7 @@ from schemas.partitioner import partition_of
 from schemas.privacy import Pseudonyms
 from schemas.topics import TopicInfo, describe_topics
 from sinks.erasures import ErasedLog
+from sinks.lake_root import lake_of, local_folder
 
 if TYPE_CHECKING:
     from feature_repo.erasing import ErasedStates
@@ -63,11 +64,13 @@ class Ports:
 
         Raises:
             SettingsError: privacy.key or an address is not set.
+            LakeNotLocalError: the lake is in an object store.
             BrokerUnavailableError, TopicError: Kafka does not answer, or has no such topic.
         """
         from feature_repo.erasing import ErasedStates
         from feature_repo.opening import open_feature_store
 
+        local_folder(lake_of(settings), "An erasure")
         pseudonyms = Pseudonyms.required(settings.privacy)
         settings.require("kafka", "redis")
         described = describe_topics(settings)

@@ -98,5 +98,6 @@ def _since_ms(lake: Lake) -> int:
 
 
 def _write(files: Any, path: str, lease: Lease) -> None:
-    with files.open_output_stream(path) as stream:
+    # through a buffer: without one, Arrow hands the object store's writer something that it does not take (1.6)
+    with files.open_output_stream(path, buffer_size=65_536) as stream:
         stream.write(json.dumps(lease._asdict()).encode())
