@@ -1,6 +1,7 @@
 """The lake: raw events, pushed states and dead letters of all partitions, one commit per table."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from sinks.arrow_rows import BUILDERS
 from sinks.delta import DeltaAppender, TablePart
 from sinks.lake_root import Lake
-from sinks.rows import FlushReport, PartitionFlush, TableCounts
+from sinks.rows import FeatureLogRow, FlushReport, PartitionFlush, TableCounts
 from sinks.tables import DEAD_LETTERS, FEATURE_LOG, LAKE_TABLES, RAW_EVENTS, LakeTable, application_id
 
 _ROWS: Final[Mapping[str, Callable[[PartitionFlush], Sequence[Any]]]] = {
@@ -39,9 +40,17 @@ class LakeSink:
     Args:
         root: the lake; its tables are created when they are first written.
         open_table: what appends to a table.
+        feature_log_interval_ms: of the states of a flush, only a user's newest one per so long is logged; 0 for all.
     """
 
-    def __init__(self, root: Lake, open_table: Callable[[Lake, LakeTable], Appender] = DeltaAppender) -> None:
+    def __init__(
+        self,
+        root: Lake,
+        open_table: Callable[[Lake, LakeTable], Appender] = DeltaAppender,
+        *,
+        feature_log_interval_ms: int = 0,
+    ) -> None:
+        self._interval_ms = feature_log_interval_ms
         self._appenders = {name: open_table(root, table) for name, table in LAKE_TABLES.items()}
 
     def write(self, flushes: Sequence[PartitionFlush]) -> FlushReport:
@@ -54,6 +63,8 @@ class LakeSink:
             LakeUnavailableError: a table cannot be written; those before it hold their rows, and the same flushes may
                 be written again.
         """
+        if self._interval_ms:
+            flushes = [replace(flush, features=newest_of(flush.features, self._interval_ms)) for flush in flushes]
         return FlushReport(
             {
                 table.name: self._appenders[table.name].append(
@@ -62,6 +73,15 @@ class LakeSink:
                 for table, build in BUILDERS
             }
         )
+
+
+def newest_of(rows: Sequence[FeatureLogRow], interval_ms: int) -> list[FeatureLogRow]:
+    """Return, of each user and interval of `servable_ms`, the row of the greatest version, in the order of the rows."""
+    newest: dict[tuple[str, int], int] = {}
+    for row in rows:
+        key = row.user_id, row.servable_ms // interval_ms
+        newest[key] = max(row.version, newest.get(key, 0))
+    return [row for row in rows if newest[row.user_id, row.servable_ms // interval_ms] == row.version]
 
 
 def _part(flush: PartitionFlush, table: LakeTable, rows: Any) -> TablePart:

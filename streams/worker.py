@@ -87,7 +87,8 @@ def build_app(
         clock_ms=clock.now_ms,
     )
     decoder: Decoder = CodecDecoder(codec)
-    lake: Lake = ThreadedLake(LakeSink(lake_of(settings)))
+    interval_ms = settings.lake.feature_log_interval_ms
+    lake: Lake = ThreadedLake(LakeSink(lake_of(settings), feature_log_interval_ms=interval_ms))
     letters: Letters = ThreadedLetters(DeadLetterTopic(settings))
     pseudonyms = Pseudonyms.in_use(settings.privacy)
     if pseudonyms is not None:

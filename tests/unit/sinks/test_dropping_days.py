@@ -1,4 +1,4 @@
-"""Days of feature_log that are older than it is kept: they go in one commit, beside a worker that appends."""
+"""How much of feature_log is kept: a state per interval, and for how many days."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from config.lake import LakeSettings
 from sinks.delta import open_or_create
 from sinks.dropping_days import drop_days, old_days
-from sinks.lake import LakeSink
+from sinks.lake import LakeSink, newest_of
 from sinks.lake_reads import held_offset
 from sinks.maintenance import maintain_lake
-from sinks.rows import PartitionFlush
+from sinks.rows import FeatureLogRow, PartitionFlush
 from sinks.tables import FEATURE_LOG
 from tests.rows import flush
 
@@ -90,3 +90,22 @@ def test_a_day_is_too_little_for_windows_of_24_hours() -> None:
     with pytest.raises(ValidationError, match="feature_log_retention_days must be 0 or at least 2"):
         LakeSettings(feature_log_retention_days=1)
     assert LakeSettings(feature_log_retention_days=2).feature_log_retention_days == 2
+
+
+def row(user_id: str, version: int, servable_ms: int) -> FeatureLogRow:
+    return FeatureLogRow(user_id, version, b"state %d" % version, servable_ms)
+
+
+def test_of_a_flush_the_newest_state_of_each_user_and_interval_is_logged(tmp_path: Path) -> None:
+    rows = [
+        row("u1", 1, 10_000), row("u2", 2, 10_001), row("u1", 3, 10_900),
+        row("u1", 4, 11_000), row("u2", 5, 12_500), row("u2", 6, 12_400),
+    ]  # fmt: skip
+    assert [each.version for each in newest_of(rows, 1_000)] == [2, 3, 4, 6]
+    made = replace(flush(range(6), features=range(6)), features=rows)
+    sink = LakeSink(tmp_path, feature_log_interval_ms=1_000)
+    assert sink.write([made]).tables["feature_log"].written == 4
+    assert sink.write([made]).tables["feature_log"].written == 0
+    versions = DeltaTable(tmp_path / FEATURE_LOG.name).to_pyarrow_table(columns=["version"]).column(0).to_pylist()
+    assert sorted(versions) == [2, 3, 4, 6]
+    assert DeltaTable(tmp_path / "raw_events").to_pyarrow_table().num_rows == 6
