@@ -289,6 +289,8 @@ class _SetWork:
                         self._warn(f"The manifest has no fingerprint of the writer schema {schema_id}: {error}")
                     else:
                         found[schema_id] |= {"crc64_avro": known.crc64, "sha256": known.sha256}
+        elif ids:
+            self._warn("The manifest has no fingerprints of writer schemas: registry.url is not set.")
         return list(found.values())
 
 

@@ -34,6 +34,7 @@ from training.sets import SetMode, SetRequest, make_set
 NAMES = [feature.name for feature in FEATURES]
 SERVED, CORRECTED = SetMode.AS_SERVED, SetMode.AS_CORRECTED
 KEY = "0123456789abcdef"
+NO_REGISTRY = "The manifest has no fingerprints of writer schemas: registry.url is not set."
 DAY = 24 * HOUR
 
 
@@ -326,7 +327,7 @@ def test_a_lake_that_does_not_reach_back_25_hours_says_so(lake: RecordedLake, sh
     made(shop, SetRequest(mode=CORRECTED, out=shop.home / "set", labels=path), told)
     (warning,) = [line for line in told if "25 h" in line]
     assert warning.startswith("1 of 2 labels lie less than 25 h after the beginning")
-    assert json.loads((shop.home / "set" / MANIFEST).read_text())["warnings"] == [warning]
+    assert json.loads((shop.home / "set" / MANIFEST).read_text())["warnings"] == [warning, NO_REGISTRY]
 
 
 def test_states_that_were_dropped_from_the_log_are_told(lake: RecordedLake, shop: Settings) -> None:
@@ -346,7 +347,7 @@ def test_states_that_were_dropped_from_the_log_are_told(lake: RecordedLake, shop
     assert [row["clicks_version"] for row in rows] == [2, 2]
     (warning,) = [line for line in told if "25 h" in line]
     assert warning.startswith("1 of 2 labels lie less than 25 h after the beginning of what the lake holds")
-    assert json.loads((out / MANIFEST).read_text())["warnings"] == [warning]
+    assert json.loads((out / MANIFEST).read_text())["warnings"] == [warning, NO_REGISTRY]
 
 
 def erasure(step: str, noted_ms: int) -> ErasureRow:
