@@ -9,6 +9,7 @@ from config.settings import Settings
 from replay.rebuild import Rebuild
 from replay.repair import RepairPorts
 from sinks.lake_root import lake_of
+from sinks.leases import reading
 
 
 @asynccontextmanager
@@ -54,6 +55,7 @@ async def opened_repair_ports(
     with ExitStack() as clients:
         store = open_feature_store(settings)
         try:
+            clients.enter_context(reading(lake_of(settings), "replay --into online"))
             registry = RegistryClient(settings.require("kafka", "registry").registry)
             clients.callback(registry.close)
             ports = replace(
