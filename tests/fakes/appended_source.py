@@ -82,7 +82,9 @@ class AppendedSource:
             part = mine[first : first + self._piece_size]
             is_last = first + self._piece_size >= len(mine)
             offsets, times, events = (list(column) for column in zip(*part, strict=True))
-            keys = [(event.user_id.encode(), b"") for event in events] if originals else []
-            yield Piece(end_offset if is_last else offsets[-1] + 1, offsets, times, events, keys, 0)
+            keys: list[tuple[bytes | None, bytes | None]] = [(event.user_id.encode(), b"") for event in events]
+            yield Piece(
+                end_offset if is_last else offsets[-1] + 1, offsets, times, events, keys if originals else [], 0
+            )
         if not mine:
             yield Piece(end_offset, [], [], [], [], 0)

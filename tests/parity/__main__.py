@@ -38,8 +38,7 @@ def main() -> int:
         say(f"[{time.monotonic() - started_s:.0f} s] {EVENTS:,} events to a worker that is killed, and one that is not")
         log = short_run(settings, home / "worker.log", EVENTS)
         say(f"[{time.monotonic() - started_s:.0f} s] {log.acknowledged_count:,} records were sent: comparing")
-        code = compare(settings)
-    return code
+        return compare(settings)
 
 
 def compare(settings: Settings) -> int:
