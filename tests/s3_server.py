@@ -55,8 +55,8 @@ def s3_server(log: Path) -> Iterator[str]:
     """Run a server; yield its address."""
     with log.open("wb") as errors:
         process = subprocess.Popen([str(python()), "-c", _SCRIPT], stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             port = process.stdout.readline().strip()
             assert port, log.read_text()
             yield f"http://127.0.0.1:{port}"

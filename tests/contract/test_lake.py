@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from sinks.delta import DeltaAppender, TablePart
 from sinks.lake import Appender, LakeSink
+from sinks.lake_root import Lake as LakePlace
 from sinks.rows import FlushReport, TableCounts
 from sinks.tables import LakeTable
 from tests.fakes.lake import MemoryLake
@@ -28,7 +29,7 @@ class Lake(Protocol):
 
     def commit_count(self, table: str) -> int: ...
 
-    def open_table(self, root: Path, table: LakeTable) -> Appender: ...
+    def open_table(self, root: LakePlace, table: LakeTable) -> Appender: ...
 
 
 class InMemory(MemoryLake):
@@ -52,7 +53,7 @@ class OnDelta:
     def commit_count(self, table: str) -> int:
         return DeltaTable(self._root / table).version() if (self._root / table).exists() else 0
 
-    def open_table(self, root: Path, table: LakeTable) -> Appender:
+    def open_table(self, root: LakePlace, table: LakeTable) -> Appender:
         return DeltaAppender(self._root, table)
 
 
@@ -233,7 +234,7 @@ class Dying:
 
 @pytest.mark.parametrize("last_table", ["raw_events", "feature_log", "dead_letters"])
 def test_a_crash_before_any_table_is_mended_by_redelivery(lake: Lake, last_table: str) -> None:
-    def open_table(root: Path, table: LakeTable) -> Appender:
+    def open_table(root: LakePlace, table: LakeTable) -> Appender:
         return Dying() if table.name == last_table else lake.open_table(root, table)
 
     everything = flush(range(8), letters=[8], features=[7])

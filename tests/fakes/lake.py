@@ -14,6 +14,7 @@ from deltalake.exceptions import CommitFailedError
 
 from sinks.exact_append import ExactAppender, TablePart
 from sinks.lake import LakeSink
+from sinks.lake_root import Lake
 from sinks.rows import FlushReport, PartitionFlush, TableCounts
 from sinks.tables import LAKE_TABLES, LakeTable, arrow_schema
 
@@ -102,7 +103,7 @@ class MemoryLake:
         """Return the sink of one more worker: it keeps handles of its own."""
         return LakeSink(Path(), self.open_table)
 
-    def open_table(self, root: Path, table: LakeTable) -> ExactAppender:
+    def open_table(self, root: Lake, table: LakeTable) -> ExactAppender:
         """Return what appends to a table, with a handle of its own."""
         return ExactAppender(root / table.name, table, self.tables[table.name].open)
 

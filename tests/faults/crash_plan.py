@@ -4,12 +4,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from config.settings import Settings
 from sinks.delta import DeltaAppender
 from sinks.lake import LakeSink
+from sinks.lake_root import Lake
 from sinks.tables import LakeTable
 from streams.adapters import ThreadedLake
 from streams.faust_app import FeatureApp
@@ -97,7 +97,7 @@ class Crash:
 def through(settings: Settings, reached: Callable[[str], None]) -> Callable[[Sinks], Sinks]:
     """Return what puts points around every effect of a worker's sinks."""
 
-    def open_table(root: Path, table: LakeTable) -> WatchedAppender:
+    def open_table(root: Lake, table: LakeTable) -> WatchedAppender:
         return WatchedAppender(DeltaAppender(root, table), table.name, reached)
 
     def wrapped(sinks: Sinks) -> Sinks:
