@@ -23,7 +23,7 @@ from replay.topic_target import require_topic
 from schemas.privacy import Pseudonyms
 from schemas.topics import TopicInfo
 from sinks.erasures import read_tombstones
-from sinks.lake_root import lake_of
+from sinks.lake_root import Lake, lake_of
 from sinks.leases import reading
 
 SAMPLE_S: Final = 0.5
@@ -130,11 +130,11 @@ class RangeReplay:
 
     @contextmanager
     def begun(self, plan: ReplayPlan) -> Iterator[Run]:
-        """Begin, or go on; see `Runs.begun`. What the lake holds now is not deleted for that time."""
+        """Begin, or go on; see `Runs.begun`. What the lake holds, now or at the pin, is not deleted meanwhile."""
         running = self._running
         with (
             self._runs.begun(plan, _now_ms(), resume=running.resume, restart=running.restart) as run,
-            reading(lake_of(self._settings), f"replay {plan.run_id}"),
+            reading(self._lake(), f"replay {plan.run_id}"),
         ):
             yield run
 
@@ -179,6 +179,9 @@ class RangeReplay:
         if is_done:
             run.finish(_now_ms())
         return is_done
+
+    def _lake(self) -> Lake:
+        return lake_of(self._settings) if self._pin is None else self._pin.lake(self._settings)
 
     def _source(self) -> AbstractContextManager[EventSource]:
         return opened_source(self._settings, self._request.source, self._pin)
