@@ -1,7 +1,6 @@
 """`--lake-version` and `--lake-time` as they are typed: what they choose, and what is refused in one sentence."""
 
 import json
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
