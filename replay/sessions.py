@@ -22,7 +22,7 @@ from sinks.lake_lock import exclusive
 from sinks.lake_root import Lake, is_there, writable
 from sinks.sessions import EventBounds, EventReader, replace_day, session_batch
 
-EVENTS_AT_ONCE: Final = 1_000_000
+EVENTS_AT_ONCE: Final = 250_000
 ROWS_AT_ONCE: Final = 20_000
 TOLD_EVERY_S: Final = 2.0
 
