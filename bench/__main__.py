@@ -12,7 +12,8 @@ from rich.table import Table
 
 from bench import live, replay
 from bench.backlog import Backlog, backlog
-from bench.peer import python
+from bench.environment import locked_python
+from bench.peer import ENVIRONMENT
 from bench.results import FILE, Line, machine, save, say
 
 LINES: Mapping[str, Callable[[Backlog, int], Line]] = {"live": live.measure, "replay": replay.measure}
@@ -29,7 +30,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no line {', '.join(sorted(unknown))}; there are {', '.join(LINES)}")
     where = machine()
-    python()
+    locked_python(ENVIRONMENT)
     with backlog(options.events) as found:
         measured = []
         for name in options.lines or LINES:

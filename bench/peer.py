@@ -1,19 +1,15 @@
 """The peer: a Quix Streams job in an environment of its own."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.backlog import Backlog
-from bench.results import say
+from bench.environment import locked_python
 from schemas.event import CLICKS_TOPIC
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv-bench"
-LOCK = ROOT / "requirements" / "bench.txt"
+ENVIRONMENT = "bench"
 SCRIPT = Path(__file__).with_name("peers") / "quix_counts.py"
 DEADLINE_S = 600.0
 WINDOW_MINUTES = 30
@@ -40,26 +36,6 @@ class PeerRun:
     counts: Counts
 
 
-def python() -> Path:
-    """Return the interpreter of the peer's environment, made from its lock when it is not there."""
-    interpreter = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / ".locked"
-    if not stamp.is_file() or stamp.read_text() != LOCK.read_text():
-        say("installing the peer's environment")
-        uv = [str(Path(sys.executable).with_name("uv"))]
-        variables = dict(os.environ)
-        if "PIP_INDEX_URL" in variables:  # uv reads its own variables only
-            variables["UV_DEFAULT_INDEX"] = variables["PIP_INDEX_URL"]
-        locked = ["--only-binary", ":all:", "--require-hashes", str(LOCK)]
-        for command in (
-            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENT)],
-            [*uv, "pip", "sync", "--quiet", "--python", str(interpreter), *locked],
-        ):
-            subprocess.run(command, check=True, env=variables, stdout=sys.stderr)
-        stamp.write_text(LOCK.read_text())
-    return interpreter
-
-
 def run_peer(found: Backlog, name: str, *, redis: bool = False) -> PeerRun:
     """Run the job over the topic of clicks, from nothing.
 
@@ -72,7 +48,7 @@ def run_peer(found: Backlog, name: str, *, redis: bool = False) -> PeerRun:
     folder = found.folder / f"peer-{name}"
     folder.mkdir()
     out = folder / "out.json"
-    command = [str(python()), str(SCRIPT), "--topic", CLICKS_TOPIC, "--group", f"peer-{name}"]
+    command = [str(locked_python(ENVIRONMENT)), str(SCRIPT), "--topic", CLICKS_TOPIC, "--group", f"peer-{name}"]
     command += ["--broker", found.endpoints.kafka, "--registry", found.endpoints.registry]
     command += ["--state", str(folder / "state"), "--out", str(out)]
     if redis:

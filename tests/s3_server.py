@@ -1,18 +1,14 @@
 """An S3 server for tests, in an environment of its own: its packages and ours ask for different ones of a third."""
 
-import fcntl
-import os
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv-s3"
-LOCK = ROOT / "requirements" / "s3.txt"
+from bench.environment import locked_python
+
 KEY, SECRET, REGION = "test-key", "test-secret", "us-east-1"
 _SIGNED = f"AWS4-HMAC-SHA256 Credential={KEY}/20200101/{REGION}/s3/aws4_request, SignedHeaders=host, Signature=0"
 
@@ -26,35 +22,13 @@ server.serve_forever()
 """
 
 
-def python() -> Path:
-    """Return the interpreter of the environment, made from its lock when it is not there."""
-    with (ROOT / "requirements" / "s3.in").open() as guard:  # tests may run in several processes
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        return _python()
-
-
-def _python() -> Path:
-    interpreter, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".locked"
-    if not stamp.is_file() or stamp.read_text() != LOCK.read_text():
-        uv = str(Path(sys.executable).with_name("uv"))
-        variables = dict(os.environ)
-        if "PIP_INDEX_URL" in variables:  # uv reads its own variables only
-            variables["UV_DEFAULT_INDEX"] = variables["PIP_INDEX_URL"]
-        locked = ["--only-binary", ":all:", "--require-hashes", str(LOCK)]
-        for command in (
-            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENT)],
-            [uv, "pip", "sync", "--quiet", "--python", str(interpreter), *locked],
-        ):
-            subprocess.run(command, check=True, env=variables, stdout=sys.stderr)
-        stamp.write_text(LOCK.read_text())
-    return interpreter
-
-
 @contextmanager
 def s3_server(log: Path) -> Iterator[str]:
     """Run a server; yield its address."""
     with log.open("wb") as errors:
-        process = subprocess.Popen([str(python()), "-c", _SCRIPT], stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            [str(locked_python("s3")), "-c", _SCRIPT], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         assert process.stdout is not None
         try:
             port = process.stdout.readline().strip()
