@@ -7,14 +7,16 @@ was not stored after all is harmless: the next fold of that user takes the order
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from config.definition import DEFINITION_VERSION, versioned
-from sinks.lake import Appender
 from sinks.lake_reads import PartitionLog
 from sinks.lake_root import Lake
 from sinks.rows import FeatureLogRow, PartitionFlush
 from sinks.tables import FEATURE_LOG, REPAIRS, LakeTable
+
+if TYPE_CHECKING:
+    from sinks.lake import Appender
 
 EVENT_TIME: Final = "event_time"
 _DAY_MS: Final = 86_400_000
@@ -32,7 +34,7 @@ class RepairNote(NamedTuple):
     version: int
 
 
-def _delta_appender(root: Lake, table: LakeTable) -> Appender:
+def _delta_appender(root: Lake, table: LakeTable) -> "Appender":
     from sinks.delta import DeltaAppender  # it imports the Delta library, which a command may never need
 
     return DeltaAppender(root, table)
@@ -55,7 +57,7 @@ class RepairSink:
         root: Lake,
         log: PartitionLog,
         fold_order: str,
-        open_table: Callable[[Lake, LakeTable], Appender] = _delta_appender,
+        open_table: "Callable[[Lake, LakeTable], Appender]" = _delta_appender,
     ) -> None:
         self._lake = root
         self._log = log
