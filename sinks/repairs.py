@@ -122,7 +122,7 @@ class RepairSink:
             self.new_round()
             self.log_states(sorted(missing, key=lambda row: row.version))
 
-    def _append(self, appender: Appender, table: LakeTable, rows: Any, last_version: int) -> None:
+    def _append(self, appender: "Appender", table: LakeTable, rows: Any, last_version: int) -> None:
         from sinks.exact_append import TablePart
 
         app_id = f"{self._log.topic_id}-{self._log.partition}-{table.name}-repair-{self._run}-{self._round}"
