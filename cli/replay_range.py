@@ -14,6 +14,7 @@ from cli.interrupts import stop_requests
 from cli.lake_options import chosen_lake
 from config.settings import Settings
 from replay.plan import ReplayPlan, ReplayRequest
+from replay.ranges import shown
 from sinks.lake_root import LakeRoot
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def _run(replay: "RangeReplay", begun: "AbstractContextManager[Run]", stopped: A
     from replay.range_replay import account
 
     with begun as run:
+        if run.finished_ms is not None:
+            console.print(
+                f"Nothing is left to do: this replay was done at {shown(run.finished_ms)}. --restart begins anew.",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
         progress = _Progress(console, replay, run.plan)
         started_s = time.monotonic()
         is_finished = replay.run(run, progress.tell, stopped)

@@ -10,7 +10,7 @@ from config.settings import Settings
 from features.apply import take
 from features.finalize import finalize
 from features.state import TopicState
-from replay.errors import UnknownUsersError
+from replay.errors import RangeError, UnknownUsersError
 from replay.execution import LakePin, ReplayJob, Totals, opened_source, run_here, run_in_processes
 from replay.lanes import SAVE_EVERY_S, LaneProgress
 from replay.plan import Bounds, ReplayPlan, ReplayRequest, make_plan
@@ -90,10 +90,11 @@ class RangeReplay:
         if self._running.resume and not self._running.restart:
             begun = self._runs.newest(self._request)
             if begun is not None:
+                self._refuse_other_logs(begun.plan)
                 return begun.plan
         request, now_ms = self._request, _now_ms()
         if request.into is Into.TOPIC:
-            require_topic(self._settings, request.to_topic, request.topics)
+            require_topic(self._settings, request.to_topic)
         topic = request.topics[0] if len(request.topics) == 1 else None
         bounds = Bounds(
             parse_bound(request.begin, "--from", topic, now_ms), parse_bound(request.end, "--to", topic, now_ms)
@@ -176,9 +177,20 @@ class RangeReplay:
         elif left:
             run_in_processes(job, left, heard, stopped, count=running.workers)
         is_done = all(saved is not None and saved.is_done for saved in run.lanes().values())
-        if is_done:
+        if is_done and run.finished_ms is None:
             run.finish(_now_ms())
         return is_done
+
+    def _refuse_other_logs(self, plan: ReplayPlan) -> None:
+        """Offsets of a plan mean nothing in a topic that has another log by now; the lake keeps the former ones."""
+        for part in plan.ranges if plan.request.source == "kafka" else ():
+            log, info = part.log, self._topics[part.log.topic]
+            if log.log_epoch != info.log_epoch:
+                raise RangeError(
+                    f"{log.topic} was created again, or got more partitions, since this replay was begun: its offsets "
+                    "are of another log.",
+                    hint="Begin anew with --restart, or read it from the lake: --source lake.",
+                )
 
     def _lake(self) -> Lake:
         return lake_of(self._settings) if self._pin is None else self._pin.lake(self._settings)

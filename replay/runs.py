@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from config.definition import DEFINITION_VERSION
-from replay.errors import ReplayBegunError, ReplayRunningError
+from replay.errors import ReplayBegunError, ReplayError, ReplayRunningError
 from replay.plan import ReplayPlan, ReplayRequest
 from replay.targets import Into
 
@@ -119,9 +119,22 @@ class LaneFile:
 
 
 class Run:
-    """One replay, locked for this process. Made by `Runs`."""
+    """One replay, locked for this process. Made by `Runs`.
 
-    def __init__(self, folder: Path, plan: ReplayPlan, begun_ms: int, *, is_resumed: bool) -> None:
+    Attributes:
+        finished_ms: when it was done, integer milliseconds UTC; None while something is left to do.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: ReplayPlan,
+        begun_ms: int,
+        *,
+        is_resumed: bool,
+        finished_ms: int | None = None,
+    ) -> None:
+        self.finished_ms = finished_ms
         self.folder = folder
         self.plan = plan
         self.is_resumed = is_resumed
@@ -161,7 +174,7 @@ class Runs:
             ReplayBegunError: it was begun, and neither is asked for; or it is done, and doing it again would repeat.
         """
         folder = self._folder / plan.run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         with (folder / "lock").open("a") as file:
             if not _locked(file.fileno()):
                 raise _running(plan.run_id)
@@ -174,7 +187,14 @@ class Runs:
                 for path in folder.glob("lane-*.checkpoint"):
                     path.unlink()
                 _write_run(folder, BegunRun(plan, now_ms))
-            yield Run(folder, plan, found.begun_ms if found and is_resumed else now_ms, is_resumed=is_resumed)
+            before = found if is_resumed else None
+            yield Run(
+                folder,
+                plan,
+                before.begun_ms if before else now_ms,
+                is_resumed=is_resumed,
+                finished_ms=before.finished_ms if before else None,
+            )
 
     def _refuse_overlap(self, plan: ReplayPlan) -> None:
         for run_id, run in self._all().items():
@@ -239,8 +259,26 @@ def _write_run(folder: Path, run: BegunRun) -> None:
 
 def _replace(path: Path, content: bytes) -> None:
     whole = path.with_suffix(".new")
-    with whole.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    with _explained(path):
+        with whole.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        whole.replace(path)
+
+
+def _make(folder: Path) -> None:
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say in a sentence that the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise ReplayError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            hint="Checkpoints of a replay are kept under --home: free some disk space, or choose another folder.",
+        ) from error

@@ -6,7 +6,7 @@ the group how far it had come, and drops what comes again. Consumers of the topi
 (`isolation.level=read_committed`) see each record once; others may also see those of a transaction that was given up.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from config.settings import Settings
 from replay.errors import RangeError, ReplayError
 from replay.targets import Chunk, RunInfo
 from schemas.kafka_client import MESSAGE_BYTES_MAX, access_error, broker_unavailable, client_settings
+from schemas.topics import ALL_TOPICS
 from sinks.lake_reads import PartitionLog
 
 _SERVED_MS: Final = 120_000  # a transaction that lives longer is given up by the broker
@@ -159,11 +160,8 @@ class TopicTarget:
         return broker_unavailable(self._kafka, error.str())
 
 
-def require_topic(settings: Settings, name: str, read: Collection[str]) -> None:
-    """Check that a topic can be published to.
-
-    Args:
-        read: the topics that are read.
+def require_topic(settings: Settings, name: str) -> None:
+    """Check that a topic can be published to: one that is there, and that no worker of ours reads or writes.
 
     Raises:
         RangeError: it cannot; it says why.
@@ -172,9 +170,10 @@ def require_topic(settings: Settings, name: str, read: Collection[str]) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    if name in read:
+    if name in ALL_TOPICS:
         raise RangeError(
-            f"--to-topic {name} is a topic that is read: its events would be there twice.", hint="Name another topic."
+            f"--to-topic {name} is what live reads or writes: its events would be there twice, or be no events.",
+            hint="Name another topic.",
         )
     kafka = settings.require("kafka").kafka
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.errors import ReplayBegunError, ReplayRunningError
+from replay.errors import ReplayBegunError, ReplayError, ReplayRunningError
 from replay.plan import ReplayPlan, ReplayRequest
 from replay.ranges import PartitionRange
 from replay.runs import Checkpoint, LaneCounts, LaneFile, Runs
@@ -70,9 +70,21 @@ def test_what_is_done_may_be_done_again_but_is_not_published_again_by_itself(tmp
         with runs.begun(plan(into), 1, resume=False, restart=False) as run:
             LaneFile(run.folder, 0).write(checkpoint(100, is_done=True))
             run.finish(2)
+    with runs.begun(plan(), 3, resume=True, restart=False) as run:
+        assert run.finished_ms == 2
     with runs.begun(plan(), 3, resume=False, restart=False) as run:
+        assert run.finished_ms is None
         assert run.lanes() == {0: None}
     with pytest.raises(ReplayBegunError, match="already"), runs.begun(plan(Into.TOPIC), 3, resume=False, restart=False):
         pass
     with runs.begun(plan(Into.TOPIC), 3, resume=False, restart=True) as run:
         assert run.begun_ms == 3
+
+
+def test_a_home_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "replay").write_text("a file where the folder should be")
+    with (
+        pytest.raises(ReplayError, match="cannot be written"),
+        Runs(tmp_path).begun(plan(), 1, resume=False, restart=False),
+    ):
+        pass
