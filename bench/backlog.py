@@ -19,7 +19,7 @@ from traffic.simulator import Simulator, SimulatorConfig
 
 USERS = 20_000
 RATE = 80.0  # in event time, so that 200,000 events fill windows of 30 minutes
-HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def backlog(count: int) -> Iterator[Backlog]:
 
 
 def _filled(empty: Backlog, count: int) -> Backlog:
-    start_ms = time.time_ns() // 1_000_000 - HOUR_MS
+    # all of it has happened by now, or it would be refused
+    start_ms = time.time_ns() // 1_000_000 - round(1000 * count / RATE) - MINUTE_MS
     config = SimulatorConfig(
         seed=1, start_ms=start_ms, rate=RATE, users=USERS, late_share=0.0, duplicate_share=0.0, disorder_share=0.0
     )
