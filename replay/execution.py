@@ -29,6 +29,7 @@ from sinks.lake_root import Lake, Pin, lake_of
 
 _POLL_S: Final = 0.2
 _ENDING_S: Final = 30.0
+_OBJECTS_PER_COLLECTION: Final = 100_000
 
 
 class LakePin(NamedTuple):
@@ -251,6 +252,7 @@ def _work(job: ReplayJob, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and tells us
     os.nice(job.nice)
     gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)  # events are born by the ten thousand, and none is part of a cycle
     _Worker(job, connection).run()
 
 

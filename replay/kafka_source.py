@@ -75,8 +75,8 @@ class KafkaSource:
         """Return the oldest record that retention has left; None when there is none."""
         with self._consumer() as consumer:
             earliest, end = self._watermarks(consumer, log)
-            for message in self._messages(consumer, log, earliest, end):
-                return LakeReach(message.offset(), message.timestamp()[1])
+            for messages in self._batches(consumer, log, earliest, end):
+                return LakeReach(messages[0].offset(), messages[0].timestamp()[1])
         return None
 
     def offset_at(self, log: PartitionLog, append_ms: int) -> int:
@@ -251,19 +251,15 @@ class KafkaSource:
 
     def _records(self, consumer: Any, log: PartitionLog, first: int, end: int) -> Iterator[list[Record]]:
         """Yield records in batches, none of them empty."""
-        records: list[Record] = []
         topic, partition = log.topic, log.partition
-        for message in self._messages(consumer, log, first, end):
-            records.append(
+        for messages in self._batches(consumer, log, first, end):
+            yield [
                 Record(topic, partition, message.offset(), message.timestamp()[1], message.key(), message.value())
-            )
-            if len(records) == RECORDS_AT_ONCE:
-                yield records
-                records = []
-        if records:
-            yield records
+                for message in messages
+            ]
 
-    def _messages(self, consumer: Any, log: PartitionLog, first: int, end: int) -> Iterator[Any]:
+    def _batches(self, consumer: Any, log: PartitionLog, first: int, end: int) -> Iterator[list[Any]]:
+        """Yield messages that are records of a stretch, in batches, none of them empty."""
         from confluent_kafka import TopicPartition
 
         if first >= end:
@@ -276,11 +272,17 @@ class KafkaSource:
                 silent_since_s = time.monotonic()
             elif time.monotonic() - silent_since_s > self._settings.kafka.timeout_s:
                 raise broker_unavailable(self._settings.kafka, "it gives no records")
-            for message in messages:
-                if self._is_end(message, log, (first, end), consumer) or message.offset() >= end:
-                    return
-                yield message
-            if messages and messages[-1].offset() + 1 >= end:
+            found = [message for message in messages if message.error() is None]
+            is_end = len(found) < len(messages)  # what is no record is the end, or an error
+            if is_end:
+                for message in messages:
+                    self._is_end(message, log, (first, end), consumer)
+            if found and found[-1].offset() >= end - 1:
+                is_end = True
+                found = [message for message in found if message.offset() < end]
+            if found:
+                yield found
+            if is_end:
                 return
 
     def _watermarks(self, consumer: Any, log: PartitionLog) -> tuple[int, int]:

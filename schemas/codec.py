@@ -219,12 +219,8 @@ class Codec:
 
 def schema_ids(records: Iterable[Record], message_bytes_max: int) -> set[int]:
     """Return the schema ids that the frames of these records name; a value that is too large is not looked at."""
-    ids: set[int] = set()
-    for record in records:
-        value = record.value
-        if value is not None and HEADER_BYTES <= len(value) <= message_bytes_max and value[0] == MAGIC:
-            ids.add(_schema_id(value))
-    return ids
+    frames = {value[:HEADER_BYTES] for record in records if (value := record.value) and len(value) <= message_bytes_max}
+    return {_schema_id(frame) for frame in frames if len(frame) == HEADER_BYTES and frame[0] == MAGIC}
 
 
 def _schema_id(value: bytes) -> int:

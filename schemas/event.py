@@ -1,6 +1,5 @@
 """The decoded event that every part of the system passes on, and the topics it travels on."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -45,8 +44,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     order_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One Kafka record as it was read, before anything is known about it.
 
     Attributes:

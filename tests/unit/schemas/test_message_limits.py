@@ -3,10 +3,10 @@
 import json
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from config.settings import EventSettings
 from schemas.codec import Codec, Decoded
@@ -167,7 +167,7 @@ def resolving(source: HeldSchemas, codec: Codec) -> Callable[[bytes, Record], De
         assert good.value is not None
         fields = bytearray(good.value[5:])
         fields[fields.index(b"\2\6s-1")] = 0  # the branches of session_id have changed places
-        made = replace(good, value=b"\0\0\0\0\x09" + bytes(fields) + body)
+        made = structs.replace(good, value=b"\0\0\0\0\x09" + bytes(fields) + body)
         codec.resolve(codec.unresolved([made]))
         return codec.decode(made, 4)
 

@@ -5,13 +5,13 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from msgspec import structs
 
 from config.lake import LakeSettings
 from sinks import maintenance
@@ -36,7 +36,7 @@ def part(offsets: range, partition: int = 0) -> TablePart:
 
 
 def part_of_today(offset: int) -> TablePart:
-    now = replace(record(offset), append_time_ms=int(time.time() * 1_000))
+    now = structs.replace(record(offset), append_time_ms=int(time.time() * 1_000))
     rows = PartitionFlush(
         "shop.clicks.v1", "tid", "tid:4", 0, offset, offset, [RawRow(now, raw_row(offset).event, 1, 1)]
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from config.settings import WorkerSettings
@@ -82,7 +83,7 @@ class World:
             for at in range(count)
         ]
         if misrouted:
-            made.append(replace(made[-1], offset=first + count, value=b"to another partition"))
+            made.append(structs.replace(made[-1], offset=first + count, value=b"to another partition"))
         await self.loop.process([Batch(TP, made, first + len(made), 1, max(end, first + len(made)))])
 
 
