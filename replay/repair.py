@@ -13,10 +13,10 @@ same time, one finds the generation taken, and looks again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from feature_repo.outcomes import record_outcomes
 from feature_repo.states import StoredState
@@ -39,10 +39,7 @@ __all__ = ["FoldOrder", "PartitionLog", "PartitionRepair", "RepairFences", "Repa
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 USERS_AT_ONCE: Final = 2_000
-USERS_PER_CALL: Final = 200  # Redis does nothing else during a call, and live waits
 POLL_S: Final = 0.2
 HOLD_AFTER_S: Final = 3.0
 CHASE_S: Final = 30.0
@@ -134,11 +131,6 @@ async def repair_users(
     repair = PartitionRepair(log, order, ports, users=users, wait_s=wait_s)
     await repair.run()
     return repair.repaired()
-
-
-def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Cut a sequence into parts of at most this size."""
-    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 class PartitionRepair:
@@ -237,9 +229,7 @@ class PartitionRepair:
         return True
 
     async def _offer(self, user_ids: Sequence[str]) -> bool:
-        stored: dict[str, StoredState] = {}
-        for part in batched(user_ids, USERS_PER_CALL):
-            stored.update(await self._ports.online.load(self._log.topic, part))
+        stored = await self._ports.online.load(self._log.topic, user_ids)
         # after the load: whoever repairs a user in another order has noted it before it was stored
         await asyncio.to_thread(self._fold.heed_corrections)
         if await self._heed_erasures():
@@ -294,17 +284,12 @@ class PartitionRepair:
         now_ms = self._ports.clock.now_ms()
         notes = [note_of(user_id, state) for user_id, state in offers.items()]
         await asyncio.to_thread(self._sink.note, sorted(notes, key=lambda note: note.version), now_ms)
+        servable_ms = self._ports.clock.now_ms()
         # of a conflict: live was faster; they stay, and are offered again when the lake has what live pushed
-        rows: list[FeatureLogRow] = []
-        for part in batched(list(offers.items()), USERS_PER_CALL):
-            servable_ms = self._ports.clock.now_ms()
-            with record_outcomes() as outcomes, suppress(VersionConflictError):
-                await self._ports.online.push(self._log.topic, part, servable_ms)
-            rows += [
-                FeatureLogRow(user_id, read_trailer(state).version, state, servable_ms)
-                for user_id, state in part
-                if outcomes.by_user.get(user_id) is WriteOutcome.WRITTEN
-            ]
+        with record_outcomes() as outcomes, suppress(VersionConflictError):
+            await self._ports.online.push(self._log.topic, list(offers.items()), servable_ms)
+        taken = [user for user in offers if outcomes.by_user.get(user) is WriteOutcome.WRITTEN]
+        rows = [FeatureLogRow(user, read_trailer(offers[user]).version, offers[user], servable_ms) for user in taken]
         if rows:
             await asyncio.to_thread(self._sink.log_states, rows)
         for row in rows:
