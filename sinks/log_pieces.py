@@ -7,6 +7,7 @@ from schemas.event import Event
 from sinks.lake_reads import PartitionLog
 from sinks.lake_root import Lake
 from sinks.tables import DEAD_LETTERS, EVENT_COLUMNS, RAW_EVENTS
+from sinks.user_events import first_record
 
 OFFSETS_AT_ONCE: Final = 131_072
 ROWS_AT_ONCE: Final = 16_384
@@ -80,23 +81,8 @@ def offset_at(lake: Lake, log: PartitionLog, append_ms: int) -> int | None:
     Raises:
         LakeUnavailableError: a table cannot be read.
     """
-    from pyarrow import compute as pc
-
-    from sinks.delta import explained, opened
-
-    found = []
-    for table in (RAW_EVENTS, DEAD_LETTERS):
-        handle = opened(lake / table.name)
-        if handle is None:
-            continue
-        with explained(lake / table.name):
-            dataset = handle.to_pyarrow_dataset(
-                file_pruning_predicate=[*_same_partition(log), ("append_time_ms", ">=", append_ms)]
-            )
-            wanted = _of_log(log) & (pc.field("append_time_ms") >= append_ms)
-            batches = dataset.to_batches(columns=["offset"], filter=wanted)
-            found += [pc.min(batch.column("offset")).as_py() for batch in batches if batch.num_rows]
-    return min(found, default=None)
+    found = first_record(lake, log, append_ms)
+    return None if found is None else found.first_offset
 
 
 def _piece(rows: Any, end_offset: int | None, letter_count: int) -> Piece:

@@ -12,6 +12,9 @@ from sinks.tables import DEAD_LETTERS, EVENT_COLUMNS, RAW_EVENTS
 OFFSETS_AT_ONCE: Final = 131_072
 ROWS_AT_ONCE: Final = 65_536
 
+_FIRST_LOOK_MS: Final = 60_000
+_NO_END_MS: Final = 2**62
+
 _EVENT_FIELDS: Final = [column.name for column in EVENT_COLUMNS]
 _COLUMNS: Final = ["offset", *_EVENT_FIELDS]
 
@@ -45,12 +48,55 @@ def lake_reach(lake: Lake, log: PartitionLog) -> LakeReach | None:
     Raises:
         LakeUnavailableError: a table cannot be read.
     """
-    found: list[LakeReach] = []
-    for table in (RAW_EVENTS, DEAD_LETTERS):
-        for batch in _batches(lake, table.name, log, ["offset", "append_time_ms"]):
-            offset, append_ms = min(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-            found.append(LakeReach(offset, append_ms))
-    return min(found, default=None)
+    return first_record(lake, log)
+
+
+def first_record(lake: Lake, log: PartitionLog, from_ms: int = 0) -> LakeReach | None:
+    """Return the first record of a partition that was appended at an instant or later; None when there is none.
+
+    Reads little more than the minutes in which it was appended: the append times of a log do not go back.
+
+    Raises:
+        LakeUnavailableError: a table cannot be read.
+    """
+    found = [_first_record(lake, table.name, log, from_ms) for table in (RAW_EVENTS, DEAD_LETTERS)]
+    return min((reach for reach in found if reach is not None), default=None)
+
+
+def _first_record(lake: Lake, table: str, log: PartitionLog, from_ms: int) -> LakeReach | None:
+    from pyarrow import compute as pc
+
+    from sinks.delta import opened
+
+    handle = opened(lake / table)
+    if handle is None:
+        return None
+    oldest_ms, newest_ms = _append_times(handle)
+    begin_ms, length_ms = max(oldest_ms, from_ms), _FIRST_LOOK_MS
+    while begin_ms <= newest_ms:
+        found: list[LakeReach] = []
+        period = (begin_ms, begin_ms + length_ms)
+        for batch in _batches(lake, table, log, ["offset", "append_time_ms"], period=period):
+            offset = pc.min(batch.column("offset"))
+            place = pc.index(batch.column("offset"), offset).as_py()
+            found.append(LakeReach(offset.as_py(), batch.column("append_time_ms")[place].as_py()))
+        if found:
+            return min(found)
+        begin_ms, length_ms = period[1], length_ms * 10
+    return None
+
+
+def _append_times(handle: Any) -> tuple[int, int]:
+    """Return the oldest and the newest append time of a table, from the statistics of its files."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    files = pa.table(handle.get_add_actions(flatten=True))
+    names = ("min.append_time_ms", "max.append_time_ms")
+    if any(name not in files.column_names or files.column(name).null_count for name in names):
+        return 0, _NO_END_MS  # files of another writer: they may hold anything
+    oldest_ms, newest_ms = pc.min(files.column(names[0])).as_py(), pc.max(files.column(names[1])).as_py()
+    return (1, 0) if oldest_ms is None else (oldest_ms, newest_ms)
 
 
 def event_counts(lake: Lake, log: PartitionLog, *, users: Collection[str] | None = None) -> Counter[str]:
@@ -123,6 +169,7 @@ def _batches(
     columns: list[str],
     stretch: tuple[int, int] | None = None,
     users: Collection[str] | None = None,
+    period: tuple[int, int] | None = None,
 ) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow import compute as pc
@@ -139,6 +186,10 @@ def _batches(
         first, end = stretch
         wanted &= (pc.field("offset") >= first) & (pc.field("offset") < end)
         pruning += [("offset", ">=", first), ("offset", "<", end)]
+    if period is not None:
+        begin_ms, end_ms = period
+        wanted &= (pc.field("append_time_ms") >= begin_ms) & (pc.field("append_time_ms") < end_ms)
+        pruning += [("append_time_ms", ">=", begin_ms), ("append_time_ms", "<", end_ms)]
     if users is not None:
         wanted &= pc.field("user_id").isin(pa.array(sorted(users), pa.string()))
     with explained(lake / table):

@@ -14,6 +14,7 @@ from sinks.user_events import (
     event_counts,
     events_in_log_order,
     events_in_time_order,
+    first_record,
     lake_position,
     lake_reach,
 )
@@ -74,3 +75,23 @@ def test_from_where_to_where_the_lake_holds_a_partition(tmp_path: Path) -> None:
     sink.write([flush([], letters=[7, 8])])  # a flush without a raw event
     assert lake_position(tmp_path, LOG) == 9
     assert lake_reach(tmp_path, LOG) == LakeReach(4, letter(4).append_time_ms)
+
+
+def test_the_first_record_from_an_instant_on_however_far_away_it_is(lake: Path) -> None:
+    later_ms = NOON_MS + 3 * 86_400_000
+    rows = [
+        RawRow(
+            Record(CLICKS_TOPIC, 0, offset, later_ms + offset, b"k", b"v"),
+            Event(event_id=f"e{offset}", kind="click", user_id="a", event_time_ms=NOON_MS, product_id="p"),
+            1,
+            NOON_MS,
+        )
+        for offset in (20, 30)
+    ]
+    LakeSink(lake).write([PartitionFlush(CLICKS_TOPIC, "tid", LOG.log_epoch, 0, 20, 30, raw=rows)])
+    assert first_record(lake, LOG) == LakeReach(3, NOON_MS + 3) == lake_reach(lake, LOG)
+    assert first_record(lake, LOG, NOON_MS + 9) == LakeReach(9, NOON_MS + 9)
+    assert first_record(lake, LOG, NOON_MS + 14) == LakeReach(20, later_ms + 20)
+    assert first_record(lake, LOG, later_ms + 21) == LakeReach(30, later_ms + 30)
+    assert first_record(lake, LOG, later_ms + 31) is None
+    assert first_record(lake, LOG._replace(partition=3)) is None
