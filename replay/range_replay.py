@@ -12,13 +12,14 @@ from features.finalize import finalize
 from features.state import TopicState
 from replay.errors import RangeError, UnknownUsersError
 from replay.execution import LakePin, ReplayJob, Totals, opened_source, run_here, run_in_processes
+from replay.fold_target import FoldTarget
 from replay.lanes import SAVE_EVERY_S, LaneProgress
 from replay.plan import Bounds, ReplayPlan, ReplayRequest, make_plan
 from replay.ranges import PartitionRange, parse_bound
 from replay.repair_selection import stored_ids
 from replay.runs import Run, Runs
 from replay.sources import EventSource
-from replay.targets import NEEDS, Into
+from replay.targets import NEEDS, Chunk, Into, Part
 from replay.topic_target import require_topic
 from schemas.privacy import Pseudonyms
 from schemas.topics import TopicInfo
@@ -223,20 +224,27 @@ def _require_users(plan: ReplayPlan, source: EventSource, users: list[str]) -> N
 
 def _sample(source: EventSource, part: PartitionRange, into: Into) -> float:
     """Read, and do what a target does most of, for half a second; return records per second."""
+    target = FoldTarget([part.log])
     states: dict[str, TopicState] = {}
-    started_s = time.perf_counter()
-    position = first = part.warm_up_offset
     needs = NEEDS[into]
-    for piece in source.read(part.log, first, part.end_offset, originals=needs.originals):
-        position = piece.end_offset
-        if needs.warm_up:
+    first = position = part.warm_up_offset
+    began_s = time.perf_counter()
+    for number, piece in enumerate(source.read(part.log, first, part.end_offset, originals=needs.originals)):
+        if number == 0 and piece.end_offset < part.end_offset:
+            first = position = piece.end_offset
+            began_s = time.perf_counter()  # it waited for a connection, or for files
+            continue
+        if into is Into.HISTORY:
             for offset, event in zip(piece.offsets, piece.events, strict=True):
                 states[event.user_id] = state = take(states.get(event.user_id), event, offset)[0]
-                if into is Into.HISTORY:
-                    finalize({part.log.topic: state}, event.event_time_ms)
-        if time.perf_counter() - started_s > SAMPLE_S:
+                finalize({part.log.topic: state}, event.event_time_ms)
+        elif needs.warm_up:
+            target.write(Chunk(number, [Part(part.log, piece, 0)]))
+        position = piece.end_offset
+        if time.perf_counter() - began_s > SAMPLE_S:
             break
-    return max(1, position - first) / (time.perf_counter() - started_s)
+    target.save()
+    return max(1, position - first) / (time.perf_counter() - began_s)
 
 
 def _now_ms() -> int:
