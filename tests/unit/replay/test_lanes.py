@@ -147,6 +147,40 @@ def test_events_of_erased_users_do_not_come_back(tmp_path: Path) -> None:
     assert target.seen == [each for each in merged(made) if each not in gone]
 
 
+def test_a_rate_is_kept_and_a_new_one_from_then_on(tmp_path: Path) -> None:
+    made = logs(13)
+    source = AppendedSource(made, piece_size=1_000)
+    now_s, rate = 0.0, 8.0
+    reports: list[tuple[float, int]] = []
+
+    def wait(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    def report(progress: LaneProgress) -> None:
+        nonlocal rate
+        reports.append((now_s, progress.counts.records))
+        rate = 8.0 if progress.counts.records < 40 else 40.0
+
+    lane = tuple(PartitionRange(log, 0, 0, source.position(log)) for log in source.logs)
+    ports = LanePorts(
+        source=source,
+        open_target=lambda _: ListTarget(),
+        tombstones=Tombstones,
+        report=report,
+        stopped=lambda: False,
+        wait=wait,
+        rate=lambda: rate,
+        clock=lambda: now_s,
+    )
+    done = LaneRun(0, lane, LaneFile(tmp_path, 0), ports).run()
+    slow = [(at_s, records) for at_s, records in reports if records < 40]
+    assert all(records <= 8 * at_s + 16 for at_s, records in slow), "faster than 8 records a second"
+    assert len(slow) > 3, "the events come in a few large pieces, and then none for long"
+    expected_s = slow[-1][1] / 8 + (done.counts.records - slow[-1][1]) / 40
+    assert now_s == pytest.approx(expected_s, abs=2.5)
+
+
 def test_how_far_it_is_is_told_and_never_goes_back(tmp_path: Path) -> None:
     reports: list[LaneProgress] = []
     run(AppendedSource(logs(11)), tmp_path, ListTarget(), reports=reports)
