@@ -91,7 +91,12 @@ def parse_bound(text: str, option: str, topic: str | None, now_ms: int) -> Bound
             f"{option} {word!r} has no time zone, so it does not say which instant it is.",
             hint=f"Write {word}Z for UTC, or {word}+02:00.",
         )
-    return Instant(round(moment.timestamp() * 1000))
+    found = Instant(round(moment.timestamp() * 1000))
+    if option == "--from" and found.ms > now_ms:
+        raise RangeError(
+            f"--from {word} lies in the future; it is {shown(now_ms)} now.", hint="A replay reads what happened."
+        )
+    return found
 
 
 def _offsets(text: str, option: str, topic: str | None) -> Offsets:
@@ -172,11 +177,20 @@ def resolve(request: RangeRequest, logs: Sequence[PartitionLog], source: EventSo
             f"The range ends before it begins: --from is {shown(begin.ms)} and --to is {shown(end.ms)}.",
             hint="Change one of them.",
         )
-    return [_resolved(log, begin, end, source) for log in logs]
+    reaches = {log: source.reach(log) for log in logs}
+    oldest_ms = min((reach.first_append_ms for reach in reaches.values() if reach is not None), default=None)
+    if isinstance(end, Instant) and oldest_ms is not None and end.ms <= oldest_ms:
+        raise NotRetainedError(
+            f"The range ends at {shown(end.ms)}, and what the {source.name} source holds begins at {shown(oldest_ms)}.",
+            hint=f"Name a later range. {_other_source(source)}",
+        )
+    return [_resolved(log, begin, end, source, reach) for log, reach in reaches.items()]
 
 
-def _resolved(log: PartitionLog, begin: Bound, end: Bound, source: EventSource) -> PartitionRange:
-    position, reach = source.position(log), source.reach(log)
+def _resolved(
+    log: PartitionLog, begin: Bound, end: Bound, source: EventSource, reach: LakeReach | None
+) -> PartitionRange:
+    position = source.position(log)
     held_from = position if reach is None else reach.first_offset
     first = _first(log, begin, reach, held_from, source)
     last = _last(log, end, position, source)

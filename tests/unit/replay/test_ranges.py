@@ -43,6 +43,7 @@ def test_a_bound_is_a_time_or_offsets(text: str, meant: object) -> None:
     [
         ("2023-11-15T12:00:00", "no time zone"),
         ("yesterday", "neither"),
+        ("2023-11-15T12:00:01Z", "in the future"),
         ("end", "nothing to read"),
         ("0=5", "of which topic"),
         (f"{CLICKS_TOPIC}:0=x", "not topic:partition=offset"),
@@ -62,12 +63,18 @@ def test_what_is_no_bound_is_refused_in_words(text: str, said: str) -> None:
         (Instant(NOON + 2_500), Instant(NOON + 3_600_000), (3, 10)),
         (Offsets({(CLICKS_TOPIC, 0): 4}), None, (4, 10)),
         (Instant(NOON + 3_600_000), None, (10, 10)),
+        (None, Instant(NOON + 1), (0, 1)),
     ],
 )
 def test_a_range_resolves_to_offsets(begin: Any, end: Any, offsets: tuple[int, int]) -> None:
     (found,) = resolve(RangeRequest(begin, end), [LOG], source())
     assert (found.first_offset, found.end_offset) == offsets
     assert found.warm_up_offset == found.first_offset
+
+
+def test_a_range_that_ends_before_anything_was_appended_is_refused() -> None:
+    with pytest.raises(NotRetainedError, match="holds begins at 2023-11-15T12:00:00"):
+        resolve(RangeRequest(None, Instant(NOON)), [LOG], source())
 
 
 def test_a_range_that_ends_before_it_begins_is_refused() -> None:
