@@ -269,7 +269,9 @@ class EmbeddedStack:
         if not services:
             return
         self.endpoints_file.unlink(missing_ok=True)
-        processes = [process for service in services for process in with_marker(service.marker(self._folders))]
+        noted = (identity.process() for service in services if (identity := self._identity(service)) is not None)
+        found = [process for service in services for process in with_marker(service.marker(self._folders))]
+        processes = {process for process in (*noted, *found) if process is not None}
         stop(processes, max(service.stop_timeout_s for service in services))
         for service in services:
             self._folders.identity(service.name).unlink(missing_ok=True)

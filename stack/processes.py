@@ -15,6 +15,7 @@ from stack.files import write_atomically
 
 _CLOCK_TOLERANCE_S = 2.0
 _POLL_S = 0.02
+_REPLACING_S = 1.0
 _KILL_S = 10.0
 _LOG_BYTES_MAX = 10_000_000
 _PROGRAMS = {"java", "valkey-server"}
@@ -54,12 +55,22 @@ class Identity:
         """Find the process, or None if it ended or its pid is now another's."""
         try:
             process = psutil.Process(self.pid)
-            same = (
-                abs(process.create_time() - self.started_s) <= _CLOCK_TOLERANCE_S and self.marker in process.cmdline()
+            same = abs(process.create_time() - self.started_s) <= _CLOCK_TOLERANCE_S and self.marker in _arguments(
+                process
             )
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    """Return its arguments; while it replaces its program, as Java does at its start, it has none for a moment."""
+    deadline = time.monotonic() + _REPLACING_S
+    while not (arguments := process.cmdline()) and time.monotonic() < deadline:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(_POLL_S)
+    return arguments
 
 
 def load_identity(path: Path, marker: str) -> Identity | None:
