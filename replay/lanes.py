@@ -302,14 +302,7 @@ def _kept(piece: Piece, tombstones: Tombstones, log: ErasedLog) -> Piece:
         for place, (offset, event) in enumerate(zip(piece.offsets, piece.events, strict=True))
         if offset >= tombstones.end_of(event.user_id, log)
     ]
-    return Piece(
-        piece.end_offset,
-        [piece.offsets[place] for place in kept],
-        [piece.append_times_ms[place] for place in kept],
-        [piece.events[place] for place in kept],
-        [piece.originals[place] for place in kept] if piece.originals else [],
-        piece.letter_count,
-    )
+    return piece.only(kept)
 
 
 class _Pace:

@@ -171,7 +171,8 @@ class UpToLive:
         """Yield events of a stretch, in log order."""
         for piece in self._source.read(log, first_offset, end_offset, users=users, originals=originals):
             kept = {offset for offset, _ in self._kept(entries_of(piece))}
-            yield piece if len(kept) == len(piece.offsets) else _only(piece, kept)
+            places = [place for place, offset in enumerate(piece.offsets) if offset in kept]
+            yield piece if len(kept) == len(piece.offsets) else piece.only(places)
 
     def _kept(self, entries: list[LogEntry]) -> list[LogEntry]:
         of, left_out, firsts = self._live.of, self._left_out, self.first_offsets
@@ -200,13 +201,3 @@ def _oldest_ms(state: TopicState) -> int:
     """Return the oldest time that a state still tells of."""
     times = [state.newest_ms, *(start for start in state.panes), *(interval.first_ms for interval in state.intervals)]
     return min(times)
-
-
-def _only(piece: Piece, kept: Collection[int]) -> Piece:
-    places = [place for place, offset in enumerate(piece.offsets) if offset in kept]
-    return piece._replace(
-        offsets=[piece.offsets[place] for place in places],
-        append_times_ms=[piece.append_times_ms[place] for place in places],
-        events=[piece.events[place] for place in places],
-        originals=[piece.originals[place] for place in places] if piece.originals else [],
-    )

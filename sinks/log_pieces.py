@@ -1,6 +1,6 @@
 """Reading a stretch of one partition's log back from the lake in pieces: events, append times, original bytes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from schemas.event import Event
@@ -32,6 +32,15 @@ class Piece(NamedTuple):
     events: list[Event]
     originals: list[tuple[bytes | None, bytes | None]]
     letter_count: int
+
+    def only(self, places: Sequence[int]) -> "Piece":
+        """Return the events at some places; what the piece says of its end stays."""
+        return self._replace(
+            offsets=[self.offsets[place] for place in places],
+            append_times_ms=[self.append_times_ms[place] for place in places],
+            events=[self.events[place] for place in places],
+            originals=[self.originals[place] for place in places] if self.originals else [],
+        )
 
 
 def read_pieces(
