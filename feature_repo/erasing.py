@@ -14,6 +14,7 @@ from config.definition import VERSIONS_BESIDE
 from feature_repo.errors import OnlineStoreError
 from feature_repo.layout import KeyTemplate, view_fields
 from feature_repo.scripts import Row, RowScript
+from feature_repo.stored_users import stored_users
 from features.catalog import VIEWS, views_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 ANY_VERSION: Final = 2**64 - 1
 
 _VERSION_BYTES: Final = 8
-_KEYS_AT_ONCE: Final = 1_000
 
 
 class Mark(NamedTuple):
@@ -105,12 +105,7 @@ class ErasedStates:
         Raises:
             OnlineStoreError: Redis does not answer.
         """
-        template = self._template
-        with self._connections.explained():
-            keys = self._connections.blocking().scan_iter(template.pattern, count=_KEYS_AT_ONCE)
-            users = (template.user_of(key) for key in keys if template.owns(key))
-            while part := list(itertools.islice(users, _KEYS_AT_ONCE)):
-                yield part
+        return stored_users(self._connections, self._template)
 
     async def marks(self) -> list[Mark]:
         """Return all marks.

@@ -4,20 +4,18 @@ Versions of two logs are not comparable. So what is replaced is the very state t
 changed since stays as it is.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from feature_repo.layout import KeyTemplate, frame_state, frame_timestamp, view_fields
 from feature_repo.scripts import Row, RowScript
+from feature_repo.stored_users import stored_users
 from features.catalog import VIEWS
 from features.state import TRAILER_BYTES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-_KEYS_AT_ONCE: Final = 1_000
 
 
 class Replacement(NamedTuple):
@@ -69,12 +67,7 @@ class StateReplacing:
         Raises:
             OnlineStoreError: Redis does not answer.
         """
-        template = self._template
-        with self._connections.explained():
-            keys = self._connections.blocking().scan_iter(template.pattern, count=_KEYS_AT_ONCE)
-            users = (template.user_of(key) for key in keys if template.owns(key))
-            while part := list(itertools.islice(users, _KEYS_AT_ONCE)):
-                yield part
+        return stored_users(self._connections, self._template)
 
 
 def _arguments(row: Replacement, timestamp: bytes) -> tuple[bytes, ...]:
