@@ -234,7 +234,9 @@ def _empty(settings: Settings) -> None:
 def _replay(settings: Settings, options: Options) -> dict[str, Any]:
     command = [sys.executable, "-m", "cli.main", "replay", "--into", "online", "--json", *options.replay]
     environment = {**os.environ, **as_environment(settings)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(  # in a session of its own, as in another terminal: it must not slow the traffic it is beside
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, start_new_session=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"the replay ended with {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 from cli.lake_options import LakeTime, LakeVersions
-from cli.priority import GIVES_WAY, NiceOption, give_way
+from cli.priority import GIVES_WAY, NiceOption, giving_way
 from cli.replay_move import move_topics
 from cli.replay_range import lake_pin, replay_range
 from cli.replay_users import named_users, repair_named_users
@@ -105,11 +105,12 @@ def replay(
             ("--lake-time", bool(lake_version or lake_time) and source is Source.KAFKA, "Kafka is read as it is now"),
         ]
     )
+    ctx.with_resource(giving_way(nice))
     if into is not Into.ONLINE:
         _refuse([("--all", everything, _ONLINE_ONLY), ("--from-epoch", from_epoch, _ONLINE_ONLY)])
         _replay_range(
             ctx, into, source, (begin, end), topic, users, to_topic, (lake_version, lake_time),
-            running=(rate, workers or 1, nice, resume, restart), dry_run=dry_run, json=json,
+            running=(rate, workers or 1, resume, restart), dry_run=dry_run, json=json,
         )  # fmt: skip
         return
     ranged = (("--from", begin), ("--to", end), ("--workers", workers), ("--resume", resume), ("--restart", restart))
@@ -130,7 +131,6 @@ def replay(
         ]
     )
     settings = invocation(ctx).settings().require("kafka", "redis")
-    give_way(nice)
     described = describe_topics(settings)
     topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
     if users is not None:
@@ -163,7 +163,7 @@ def _replay_range(
     to_topic: str | None,
     as_of: tuple[list[str] | None, str | None],
     *,
-    running: tuple[float | None, int, int, bool, bool],
+    running: tuple[float | None, int, bool, bool],
     dry_run: bool,
     json: bool,
 ) -> None:

@@ -55,7 +55,6 @@ class ReplayJob:
     Attributes:
         folder: of the run, where its checkpoints are.
         rate: most records a second over all processes; None for no limit.
-        nice: how far its processes give way to others, 0 to 19.
         save_every_s: the least time between two checkpoints of a lane.
         begun_ms: when the run was begun.
         pin: as of when the lake is read; None for now.
@@ -65,7 +64,6 @@ class ReplayJob:
     plan: ReplayPlan
     folder: Path
     rate: float | None = None
-    nice: int = 0
     save_every_s: float = SAVE_EVERY_S
     begun_ms: int = 0
     pin: LakePin | None = None
@@ -121,7 +119,6 @@ def run_here(
     Raises:
         ShopstreamError: a lane failed; what was done of it is saved.
     """
-    os.nice(job.nice)
 
     def pause(seconds: float) -> None:
         ends_s = time.monotonic() + seconds
@@ -250,7 +247,6 @@ class _Pool:
 def _work(job: ReplayJob, connection: Connection) -> None:
     """Run lanes as the parent gives them: the body of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and tells us
-    os.nice(job.nice)
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)  # events are born by the ten thousand, and none is part of a cycle
     _Worker(job, connection).run()

@@ -37,7 +37,6 @@ class Running:
     Attributes:
         rate: most records a second, over all processes; None for no limit.
         workers: processes.
-        nice: how far they give way to others, 0 to 19.
         resume: go on with a run that was stopped.
         restart: forget what an earlier run of the same range did.
         save_every_s: the least time between two checkpoints of a lane.
@@ -45,7 +44,6 @@ class Running:
 
     rate: float | None = None
     workers: int = 1
-    nice: int = 0
     resume: bool = False
     restart: bool = False
     save_every_s: float = SAVE_EVERY_S
@@ -161,7 +159,6 @@ class RangeReplay:
             plan,
             run.folder,
             running.rate,
-            running.nice,
             running.save_every_s,
             run.begun_ms,
             self._pin,

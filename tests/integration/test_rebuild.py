@@ -46,7 +46,7 @@ def replay(settings: Settings, *arguments: str) -> dict[str, Any]:
 
 def replay_process(settings: Settings) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "replay", "--into", "online"],
+        [sys.executable, "-m", "cli.main", "replay", "--into", "online", "--nice", "0"],
         cwd=ROOT,
         env={**os.environ, **as_environment(settings)},
     )
