@@ -105,9 +105,9 @@ def replay(
             ("--lake-time", bool(lake_version or lake_time) and source is Source.KAFKA, "Kafka is read as it is now"),
         ]
     )
-    ctx.with_resource(giving_way(nice))
     if into is not Into.ONLINE:
         _refuse([("--all", everything, _ONLINE_ONLY), ("--from-epoch", from_epoch, _ONLINE_ONLY)])
+        ctx.with_resource(giving_way(nice))
         _replay_range(
             ctx, into, source, (begin, end), topic, users, to_topic, (lake_version, lake_time),
             running=(rate, workers or 1, resume, restart), dry_run=dry_run, json=json,
@@ -131,6 +131,7 @@ def replay(
         ]
     )
     settings = invocation(ctx).settings().require("kafka", "redis")
+    ctx.with_resource(giving_way(nice))
     described = describe_topics(settings)
     topics = {name: described[name] for name in EVENT_TOPICS if topic in {None, name}}
     if users is not None:
