@@ -48,7 +48,7 @@ class TablePart:
     Attributes:
         app_id: as `sinks.tables.application_id` names it.
         last_offset: what the table will hold of the partition once these rows are in; none of them lies above it.
-        rows: an Arrow table of the table's schema, in any order.
+        rows: an Arrow table of the table's schema, in any order; of none, only `last_offset` is noted.
     """
 
     app_id: str
@@ -115,7 +115,7 @@ class ExactAppender:
         Blocking; repeating it is harmless.
 
         Args:
-            parts: at most one of each application id.
+            parts: at most one of each application id; one without rows that the table is not behind is left out.
 
         Returns:
             What was written, and what was there already. Rows of a commit that succeeded though it was reported as
@@ -124,7 +124,6 @@ class ExactAppender:
         Raises:
             LakeUnavailableError: nothing was written, or all of it was and the answer was lost.
         """
-        parts = [part for part in parts if part.rows.num_rows]
         if not parts:
             return TableCounts()
         if len({part.app_id for part in parts}) < len(parts):
@@ -144,9 +143,9 @@ class ExactAppender:
         try:
             handle = self._current_handle()
             batches, last_offsets = self._missing(parts, handle)
-            if not batches:
+            if not last_offsets:
                 return TableCounts(dropped=row_count)
-            rows = pa.concat_tables(batches)
+            rows = pa.concat_tables(batches) if batches else parts[0].rows.slice(0, 0)
             handle.commit(rows, last_offsets)
         except (DeltaError, OSError):
             self._handle = None  # its snapshot is old, or what it refers to was cleaned up
@@ -160,6 +159,10 @@ class ExactAppender:
         for part in parts:
             rows, last_offset = part.rows, part.last_offset
             held = handle.last_offset(part.app_id)
+            if not rows.num_rows:
+                if held is None or held < last_offset:
+                    last_offsets[part.app_id] = last_offset
+                continue
             if held is not None:
                 rows, last_offset = self._not_held(rows, held, handle), max(held, last_offset)
             if rows.num_rows:

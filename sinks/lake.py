@@ -68,7 +68,7 @@ class LakeSink:
         return FlushReport(
             {
                 table.name: self._appenders[table.name].append(
-                    [_part(flush, table, build(flush)) for flush in flushes if _ROWS[table.name](flush)]
+                    [_part(flush, table, build(flush)) for flush in flushes if _concerns(flush, table)]
                 )
                 for table, build in BUILDERS
             }
@@ -84,8 +84,17 @@ def newest_of(rows: Sequence[FeatureLogRow], interval_ms: int) -> list[FeatureLo
     return [row for row in rows if newest[row.user_id, row.servable_ms // interval_ms] == row.version]
 
 
+def _concerns(flush: PartitionFlush, table: LakeTable) -> bool:
+    if _ROWS[table.name](flush):
+        return True
+    # all of its records were of erased users: whoever waits for the lake to reach the fence must learn that it does
+    return table is RAW_EVENTS and not flush.letters
+
+
 def _part(flush: PartitionFlush, table: LakeTable, rows: Any) -> TablePart:
     app_id = application_id(flush.topic_id, flush.partition, table)
+    if not rows.num_rows:
+        return TablePart(app_id, flush.last_offset, rows)
     last_row_offset = pc.max(rows.column(table.position)).as_py() - table.position_base
     if last_row_offset > flush.last_offset:
         raise ValueError(f"a row at offset {last_row_offset} lies outside a flush up to {flush.last_offset}")

@@ -37,7 +37,7 @@ def lake_position(lake: Lake, log: PartitionLog) -> int:
     Raises:
         LakeUnavailableError: a table cannot be read.
     """
-    # a flush without a raw event leaves no mark in raw_events, and raw events are written before the letters
+    # a flush of letters alone leaves no mark in raw_events, and raw events are written before the letters
     held = [held_offset(lake, table, log.topic_id, log.partition) for table in (DEAD_LETTERS, RAW_EVENTS)]
     return 1 + max(-1 if offset is None else offset for offset in held)
 

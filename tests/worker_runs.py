@@ -59,9 +59,9 @@ def wait_committed(settings: Settings, log_path: Path) -> None:
 def assert_exact(settings: Settings, log: SentLog, *, users_max: int = 300) -> None:
     """Assert that every acknowledged record is in the lake once, and that features equal the oracle's."""
     lost, doubled, _, differences = compare_positions(settings, log)
-    assert (lost, doubled, differences) == (0, 0, [])
+    assert (lost, doubled, differences) == (0, 0, []), differences
     agreement = compare_states(settings)
-    assert (agreement.differing, agreement.examples) == (0, ())
+    assert agreement.differing == 0, agreement.examples
     assert agreement.state_count > 0
     checked, mismatches = compare_features(settings, log.by_user(), users_max)
     assert mismatches == []

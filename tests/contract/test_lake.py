@@ -13,9 +13,11 @@ from deltalake import DeltaTable
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from sinks.delta import DeltaAppender, TablePart
 from sinks.lake import Appender, LakeSink
+from sinks.lake_reads import PartitionLog
 from sinks.lake_root import Lake as LakePlace
 from sinks.rows import FlushReport, TableCounts
 from sinks.tables import LakeTable
+from sinks.user_events import lake_position
 from tests.fakes.lake import MemoryLake
 from tests.rows import flush
 
@@ -29,12 +31,20 @@ class Lake(Protocol):
 
     def commit_count(self, table: str) -> int: ...
 
+    def position(self, partition: int) -> int:
+        """Return the offset below which it holds every record."""
+        ...
+
     def open_table(self, root: LakePlace, table: LakeTable) -> Appender: ...
 
 
 class InMemory(MemoryLake):
     def commit_count(self, table: str) -> int:
         return self.tables[table].commit_count
+
+    def position(self, partition: int) -> int:
+        raw = self.tables["raw_events"].open()
+        return 1 + (raw.last_offset(f"tid-{partition}-raw_events") or 0)
 
 
 class OnDelta:
@@ -52,6 +62,9 @@ class OnDelta:
 
     def commit_count(self, table: str) -> int:
         return DeltaTable(self._root / table).version() if (self._root / table).exists() else 0
+
+    def position(self, partition: int) -> int:
+        return lake_position(self._root, PartitionLog("tid:4", CLICKS_TOPIC, partition))
 
     def open_table(self, root: LakePlace, table: LakeTable) -> Appender:
         return DeltaAppender(self._root, table)
@@ -144,11 +157,25 @@ def test_nothing_new_is_no_commit(lake: Lake) -> None:
     worker = lake.worker()
     worker.write([flush(range(3))])
     before = lake.commit_count("raw_events")
-    nothing = worker.write([flush(last_offset=20)])
+    nothing = worker.write([flush(last_offset=2)])
     worker.write([flush(range(3))])
     worker.write([])
     assert set(nothing.tables.values()) == {TableCounts()}
     assert lake.commit_count("raw_events") == before
+
+
+def test_a_flush_of_erased_records_alone_leaves_its_position(lake: Lake) -> None:
+    """Whoever waits for the lake to reach what was applied would wait for ever."""
+    lake.worker().write([flush(range(3)), flush(last_offset=4, partition=1)])
+    before = lake.commit_count("raw_events")
+    report = lake.worker().write([flush(last_offset=8), flush(last_offset=4, partition=1)])
+    assert set(report.tables.values()) == {TableCounts()}
+    assert lake.commit_count("raw_events") == before + 1
+    lake.worker().write([flush(last_offset=8), flush(last_offset=4, partition=1)])
+    assert lake.commit_count("raw_events") == before + 1
+    assert (lake.position(0), lake.position(1)) == (9, 5)
+    # what was not erased after all is not lost
+    assert raw_counts(lake.worker().write([flush([5, 9], last_offset=9)])) == TableCounts(written=2)
 
 
 def test_a_topic_that_was_created_again_starts_anew(lake: Lake) -> None:

@@ -297,6 +297,12 @@ def test_what_no_worker_has_read_yet_is_dropped_when_one_does(
     with workers.run(private):
         pass
     assert traces(private, [victim_id, *victim.needles]) == []
+
+    send(private, victim.events(10), SentLog())  # nothing of anybody else follows in their partitions
+    assert erase(private, victim_id)["unread"] == 10
+    with workers.run(private):
+        pass
+    assert traces(private, [victim_id, *victim.needles]) == []
     assert_all_exact(private, others)
 
 

@@ -49,11 +49,11 @@ def test_good_records_and_dead_letters_are_no_culprits() -> None:
 
 def test_each_culprit_is_named_with_how_it_ended_the_process_and_the_others_are_decoded() -> None:
     ids = ["a", CRASH_ID, "b", HANG_ID, BLOAT_ID, ERROR_ID, "c"]
-    named, tried = culprits(records(ids), probe_cpu_s=0.3, probe_memory_mb=200)
+    named, tried = culprits(records(ids), probe_cpu_s=1.5, probe_memory_mb=200)
     assert tried == len(ids)
     assert named == {
         101: f"Decoding it ends the process by signal {int(signal.SIGSEGV)} (SIGSEGV).",
-        103: "Decoding it takes more than 0.3 s of CPU time.",
+        103: "Decoding it takes more than 1.5 s of CPU time.",
         104: "Decoding it takes more than 200 MB of memory.",
         105: "Decoding it ends the process with code 4 (RuntimeError: nobody expects this).",
     }
