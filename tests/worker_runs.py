@@ -61,7 +61,7 @@ def assert_exact(settings: Settings, log: SentLog, *, users_max: int = 300) -> N
     lost, doubled, _, differences = compare_positions(settings, log)
     assert (lost, doubled, differences) == (0, 0, []), differences
     agreement = compare_states(settings)
-    assert agreement.differing == 0, agreement.examples
+    assert (agreement.differing, agreement.examples) == (0, ()), agreement
     assert agreement.state_count > 0
     checked, mismatches = compare_features(settings, log.by_user(), users_max)
     assert mismatches == []

@@ -43,8 +43,8 @@ class InMemory(MemoryLake):
         return self.tables[table].commit_count
 
     def position(self, partition: int) -> int:
-        raw = self.tables["raw_events"].open()
-        return 1 + (raw.last_offset(f"tid-{partition}-raw_events") or 0)
+        held = self.tables["raw_events"].open().last_offset(f"tid-{partition}-raw_events")
+        return 0 if held is None else held + 1
 
 
 class OnDelta:
