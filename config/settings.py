@@ -20,6 +20,14 @@ from config.definition import versioned
 from config.errors import SettingsError
 from config.lake import LakeSettings
 from config.privacy import PrivacySettings
+from config.quality import (
+    AirflowSettings,
+    AlertSettings,
+    DriftSettings,
+    GateSettings,
+    RolloutSettings,
+    TrainingSettings,
+)
 from config.security import shown
 from config.services import KafkaSettings, RedisSettings, RegistrySettings, Section
 
@@ -128,6 +136,12 @@ class Settings(BaseSettings):
     events: EventSettings = EventSettings()
     serving: ServingSettings = ServingSettings()
     privacy: PrivacySettings = PrivacySettings()
+    gates: GateSettings = GateSettings()
+    alerts: AlertSettings = AlertSettings()
+    drift: DriftSettings = DriftSettings()
+    airflow: AirflowSettings = AirflowSettings()
+    training: TrainingSettings = TrainingSettings()
+    rollout: RolloutSettings = RolloutSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -283,9 +297,10 @@ def as_environment(settings: Settings) -> dict[str, str]:
     """Return the variables that give a child process these settings; secrets stay off its command line."""
     defaults = dict(_flatten(Settings.model_construct().model_dump()))
     changed = {key: value for key, value in _flatten(settings.model_dump()) if value != defaults[key]}
-    return {
-        f"SHOPSTREAM_{key.upper().replace('.', '__')}": value.get_secret_value()
-        if isinstance(value, SecretStr)
-        else str(value)
-        for key, value in changed.items()
-    }
+    return {f"SHOPSTREAM_{key.upper().replace('.', '__')}": _as_text(value) for key, value in changed.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, list) else str(value)

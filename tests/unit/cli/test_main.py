@@ -57,9 +57,9 @@ def test_a_failure_is_exit_code_1_and_debug_shows_where(tmp_path: Path) -> None:
 
 
 def test_config_show_tells_origins_and_masks_secrets(tmp_path: Path) -> None:
-    env = {"SHOPSTREAM_REDIS__URL": "redis://user:canary@127.0.0.1:1/0"}
+    env = {"SHOPSTREAM_REDIS__URL": "redis://user:swordfish@127.0.0.1:1/0"}
     done = shopstream("--set", "worker.flush_rows=9", "config", "show", "--json", cwd=tmp_path, env=env)
     shown = json.loads(done.stdout)
     assert shown["worker.flush_rows"] == {"value": "9", "origin": "flag"}
     assert shown["redis.url"]["origin"] == "environment"
-    assert "canary" not in done.stdout + done.stderr
+    assert "swordfish" not in done.stdout + done.stderr
