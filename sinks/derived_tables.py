@@ -10,6 +10,7 @@ from typing import Final
 from features.catalog import FEATURES, STATUS_FIELDS
 from schemas.event import EVENT_TOPICS
 from sinks.lake_table import Column, ColumnType, LakeTable
+from sinks.quality_tables import QUALITY_TABLES
 
 # names no user
 LOG_MOVES: Final = LakeTable(
@@ -163,4 +164,11 @@ SESSIONS: Final = LakeTable(
     partitioned_by="session_date",
 )
 
-DERIVED_TABLES: Final[Sequence[LakeTable]] = (LOG_MOVES, TRAINING_SETS, SERVED, FEATURE_HISTORY, SESSIONS)
+DERIVED_TABLES: Final[Sequence[LakeTable]] = (
+    LOG_MOVES,
+    TRAINING_SETS,
+    SERVED,
+    FEATURE_HISTORY,
+    SESSIONS,
+    *QUALITY_TABLES,
+)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sinks.derived_tables import SERVED, SESSIONS
 from sinks.erasures import ErasedLog, Tombstones, log_of
 from sinks.file_rewriting import swap_file, write_without
+from sinks.quality_tables import RECOMMENDATIONS, REFERENCE_USERS
 from sinks.tables import ALL_TABLES, DEAD_LETTERS, ERASURES, LakeTable, application_id, arrow_schema
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ _FILE: Final = "__filename"
 _LOG_COLUMNS: Final = ("log_epoch", "topic", "partition")
 # Tables of no log: rows of a user go by their time. A session that begins later holds no event from before: an event's
 # time may be ahead of its arrival by a few minutes.
-_TIMES: Final = {SERVED.name: ("served_ms", 0), SESSIONS.name: ("start_ms", 3_600_000)}
+_TIMES: Final = {
+    SERVED.name: ("served_ms", 0),
+    SESSIONS.name: ("start_ms", 3_600_000),
+    RECOMMENDATIONS.name: ("served_ms", 0),
+    REFERENCE_USERS.name: ("loaded_ms", 0),
+}
 _HINT: Final = "What was done so far stays; run the same `shopstream lake erase` again, it goes on from there."
 
 _Done = TypeVar("_Done")
