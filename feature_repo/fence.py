@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.definition import DEFINITION_VERSION, versioned
 from config.settings import Settings
@@ -26,7 +26,6 @@ class PartitionStatus(StrEnum):
 
     LIVE = "live"
     REBUILDING = "rebuilding"
-    HALTED = "halted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,7 @@ class Fence:
         since_ms: when the partition took on its status.
         hold_until_ms: until then the worker pushes nothing to the partition, because states are being repaired whose
             users never pause; 0, or a time that has passed, when nobody asks for that.
+        halted_since_ms: since when nothing may be applied to the partition, whatever its status; 0 while it may.
     """
 
     epoch: str
@@ -46,6 +46,12 @@ class Fence:
     status: PartitionStatus
     since_ms: int
     hold_until_ms: int = 0
+    halted_since_ms: int = 0
+
+    @property
+    def is_halted(self) -> bool:
+        """Tell whether nothing may be applied to the partition."""
+        return self.halted_since_ms > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,18 @@ class FenceMove:
     def is_lost(self, fence: Fence | None) -> bool:
         """Tell whether the fence is not where it must be."""
         return fence is None or fence.epoch != self.epoch or fence.next_offset < self.reached
+
+
+class Moved(NamedTuple):
+    """What became of moves.
+
+    Attributes:
+        lost: partitions whose fence is gone, of another epoch or further back: the store has lost what it held.
+        halted: partitions that are halted: their fences stay where they are.
+    """
+
+    lost: frozenset[int] = frozenset()
+    halted: frozenset[int] = frozenset()
 
 
 def fence_key(project: str, topic: str, version: int = DEFINITION_VERSION) -> str:
@@ -86,6 +104,7 @@ class FenceStore:
         self._move = RowScript(here.with_name("decimals.lua"), here.with_name("move_fence.lua"))
         self._move_some = RowScript(here.with_name("decimals.lua"), here.with_name("move_fences.lua"))
         self._succeed = RowScript(here.with_name("succeed_fences.lua"))
+        self._halt = RowScript(here.with_name("halt_fences.lua"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "FenceStore":
@@ -122,7 +141,8 @@ class FenceStore:
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         """Move a fence forward; within one epoch it never moves back, and keeps its status.
 
-        Where there is none, or one of another epoch, `fence` takes its place, with its status.
+        Where there is none, or one of another epoch, `fence` takes its place, with its status; it is halted if the
+        topic is. A halted one moves, too: this tells where to start, not that a batch was applied.
 
         Raises:
             OnlineStoreError: Redis does not answer, or is full.
@@ -130,18 +150,15 @@ class FenceStore:
         await self._run(topic, partition, fence, b"advance")
 
     async def place(self, topic: str, partition: int, fence: Fence) -> None:
-        """Put a fence where there is none; one that is there stays as it is.
+        """Put a fence where there is none, halted if the topic is; one that is there stays as it is.
 
         Raises:
             OnlineStoreError: Redis does not answer, or is full.
         """
         await self._run(topic, partition, fence, b"place")
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
         """Move the fences of some partitions forward, in one round trip, each from where it must stand.
-
-        Returns:
-            The partitions whose fence is gone, of another epoch or further back: the store has lost what it held.
 
         Raises:
             OnlineStoreError: Redis does not answer, or is full.
@@ -153,9 +170,42 @@ class FenceStore:
             for partition, move in moves.items()
         ]
         if not rows:
-            return frozenset()
+            return Moved()
         told = b"".join(await self._move_some.run_async(self._connections, (), rows)).decode()
-        return frozenset(partition for partition, letter in zip(partitions, told, strict=True) if letter == "L")
+        named = list(zip(partitions, told, strict=True))
+        lost, halted = (frozenset(number for number, letter in named if letter == which) for which in "LH")
+        return Moved(lost, halted)
+
+    async def halt(self, topic: str, since_ms: int) -> int:
+        """Halt all partitions of a topic that have a fence: from now on no fence moves, whoever applies batches.
+
+        Returns:
+            How many were not halted before; the others keep their since.
+
+        Raises:
+            OnlineStoreError: Redis does not answer, or is full.
+        """
+        answers = await self._halt.run_async(self._connections, (), [self._halt_row(topic, since_ms)])
+        return int(answers[0])
+
+    def halt_blocking(self, topic: str, since_ms: int) -> int:
+        """Do what `halt` does, for code without a loop."""
+        return int(self._halt.run(self._connections, (), [self._halt_row(topic, since_ms)])[0])
+
+    async def free(self, topic: str) -> int:
+        """End the halt of a topic: its workers read again from the fences on, within about a second.
+
+        Returns:
+            How many partitions were halted.
+
+        Raises:
+            OnlineStoreError: Redis does not answer.
+        """
+        return int((await self._halt.run_async(self._connections, (), [self._halt_row(topic, 0)]))[0])
+
+    def free_blocking(self, topic: str) -> int:
+        """Do what `free` does, for code without a loop."""
+        return int(self._halt.run(self._connections, (), [self._halt_row(topic, 0)])[0])
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence; its offset stays. A partition that already has the status keeps its since.
@@ -175,11 +225,13 @@ class FenceStore:
         await self._run(topic, partition, Fence("", 0, PartitionStatus.LIVE, until_ms), b"hold")
 
     async def replace(self, topic: str, partition: int, fence: Fence) -> None:
-        """Put a fence in place of whatever is there, also further back: when a rebuild starts or ends."""
+        """Put a fence in place of whatever is there, also further back; a halt of the topic goes on."""
         await self._run(topic, partition, fence, b"replace")
 
     async def succeed(self, topic: str, from_epoch: str, fences: Mapping[int, Fence]) -> bool:
         """Put the fences of a new log in place of those of the log that it follows, or of none, all in one instant.
+
+        If one of those was halted, the new ones are.
 
         Args:
             fences: one per partition of the new log.
@@ -206,6 +258,9 @@ class FenceStore:
         row = self._row(topic, partition, fence, verb)
         answers = await self._move.run_async(self._connections, (), [row])
         return bytes(answers[0])
+
+    def _halt_row(self, topic: str, since_ms: int) -> Row:
+        return Row(fence_key(self._project, topic).encode(), (b"%d" % since_ms,))
 
     def _row(self, topic: str, partition: int, fence: Fence, verb: bytes) -> Row:
         values = (fence.epoch, str(fence.next_offset), fence.status.value, str(fence.since_ms))
@@ -234,4 +289,5 @@ def _fence(values: Mapping[str, Any]) -> Fence:
         status=PartitionStatus(values["status"]),
         since_ms=int(values["since_ms"]),
         hold_until_ms=int(values.get("hold_until_ms", 0)),
+        halted_since_ms=int(values.get("halted_since_ms", 0)),
     )

@@ -44,6 +44,17 @@ if verb == 'advance' and epoch == ARGV[3] then
   return '1'
 end
 
+-- a partition that joins a halted topic is halted; one that was halted stays so
+if not epoch then
+  local all = redis.call('HGETALL', KEYS[1])
+  for at = 1, #all, 2 do
+    if string.sub(all[at], -16) == ':halted_since_ms' then
+      redis.call('HSET', KEYS[1], field('halted_since_ms'), all[at + 1])
+      break
+    end
+  end
+end
+
 redis.call('HDEL', KEYS[1], field('hold_until_ms'))
 redis.call('HSET', KEYS[1], field('epoch'), ARGV[3], field('next_offset'), ARGV[4],
   field('status'), ARGV[5], field('since_ms'), ARGV[6])

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from config.settings import Settings
-from feature_repo.fence import FenceStore, PartitionStatus
+from feature_repo.fence import Fence, FenceStore, PartitionStatus
 from feature_repo.layout import JOIN_KEY, STATE
 from feature_repo.on_demand import AS_OF, STATE_OK, STATE_STATUS
 from feature_repo.opening import feature_service, open_feature_store
@@ -46,6 +46,7 @@ class ViewFreshness:
         age_ms: how long ago that was.
         version: last applied offset + 1.
         log_epoch: the log that the version is of; None, with the partition, where that has no fence.
+        halted_since_ms: since when the view applies nothing; None while it does.
     """
 
     status: ViewStatus
@@ -55,6 +56,7 @@ class ViewFreshness:
     version: int | None = None
     log_epoch: str | None = None
     partition: int | None = None
+    halted_since_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,28 +238,30 @@ class FeatureReader:
 
     def _freshness(self, topic: str, user_id: str, blob: bytes | None, servable_ms: int, now: int) -> ViewFreshness:
         partition, fence = self._fences.of(topic, user_id)
-        told, log_epoch = (None, None) if fence is None else (fence.status, fence.epoch)
+        log_epoch = None if fence is None else fence.epoch
+        halted_since_ms = fence.halted_since_ms if fence is not None and fence.is_halted else None
         if blob is None:
-            status = _status(told, partial=False) or ViewStatus.MISSING
-            return ViewFreshness(status, log_epoch=log_epoch, partition=partition)
+            status = _status(fence, partial=False) or ViewStatus.MISSING
+            return ViewFreshness(status, log_epoch=log_epoch, partition=partition, halted_since_ms=halted_since_ms)
         state = decode(blob)
         age_ms = max(0, now - servable_ms)
         timely = ViewStatus.STALE if age_ms > self._stale_after_ms else ViewStatus.FRESH
         return ViewFreshness(
-            status=_status(told, partial=state.partial) or timely,
+            status=_status(fence, partial=state.partial) or timely,
             newest_event_ms=state.newest_ms,
             servable_ms=servable_ms,
             age_ms=age_ms,
             version=read_trailer(blob).version,
             log_epoch=log_epoch,
             partition=partition,
+            halted_since_ms=halted_since_ms,
         )
 
 
-def _status(partition: PartitionStatus | None, *, partial: bool) -> ViewStatus | None:
-    if partition is PartitionStatus.HALTED:
+def _status(fence: Fence | None, *, partial: bool) -> ViewStatus | None:
+    if fence is not None and fence.is_halted:
         return ViewStatus.HALTED
-    if partition is PartitionStatus.REBUILDING or partial:
+    if partial or (fence is not None and fence.status is PartitionStatus.REBUILDING):
         return ViewStatus.REBUILDING
     return None
 

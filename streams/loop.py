@@ -226,7 +226,8 @@ class BatchLoop:
         with self._step(topic, "push"):
             await self._push(topic, folds)
         with self._step(topic, "fence"):
-            self._refuse_lost(topic, await self._retry("fence", lambda: self._sinks.fences.move(topic, moves)))
+            moved = await self._retry("fence", lambda: self._sinks.fences.move(topic, moves))
+            self._refuse_lost(topic, moved.lost)
             await self._repairs.born_partial(
                 [work.batch.tp for work in works if any(item.is_born_partial for item in work.folds.values())]
             )

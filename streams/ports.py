@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from feature_repo.fence import Fence, FenceMove, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.codec import Decoded
 from schemas.dead_letter import DeadLetter
@@ -12,6 +12,9 @@ from schemas.event import Record
 from schemas.topics import TopicInfo
 from sinks.erasures import Tombstones
 from sinks.rows import FlushReport, PartitionFlush
+
+if TYPE_CHECKING:
+    from streams.decoding import DecodedBatch
 
 
 class TopicPartition(NamedTuple):
@@ -115,12 +118,31 @@ class Fences(Protocol):
         """Put a fence where there is none; one that is there stays as it is."""
         ...
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
-        """Move fences from where they must stand; return the partitions whose fence is not there."""
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
+        """Move fences from where they must stand, unless they are halted; return those that did not."""
+        ...
+
+    async def halt(self, topic: str, since_ms: int) -> int:
+        """Halt all partitions of a topic that have a fence; return how many were not halted before."""
         ...
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence; its offset stays."""
+        ...
+
+
+class Gatekeeper(Protocol):
+    """Judges the data of a view, and halts it when it is broken (streams/gating.py)."""
+
+    async def judge(self, topic: str, works: "Sequence[DecodedBatch]") -> str | None:
+        """Look at what one fetch of a topic brought, also while the topic is halted.
+
+        Called after decoding and before anything of it is applied; what is read again after a crash or a resume comes
+        again. It notes and tells by itself why it halts a view.
+
+        Returns:
+            In words why the view must halt before these batches; None to go on.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from feature_repo.fence import Fence, FenceMove, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.dead_letter import DeadLetter
 from sinks.delta import TablePart
@@ -93,11 +93,14 @@ class _Fences:
         self.reached("after fence read")
         return found
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
         self.reached("before fence move")
-        lost = await self.fences.move(topic, moves)
+        moved = await self.fences.move(topic, moves)
         self.reached("after fence move")
-        return lost
+        return moved
+
+    async def halt(self, topic: str, since_ms: int) -> int:
+        return await self.fences.halt(topic, since_ms)
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         await self.fences.advance(topic, partition, fence)

@@ -9,11 +9,11 @@ import pytest
 from config.settings import Settings
 from feature_repo.connections import RedisConnections
 from feature_repo.errors import OnlineStoreError
-from feature_repo.fence import Fence, FenceMove, FenceStore, PartitionStatus, fence_key
+from feature_repo.fence import Fence, FenceMove, FenceStore, Moved, PartitionStatus, fence_key
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from tests.fakes.online import InMemoryFences
 
-LIVE, REBUILDING, HALTED = PartitionStatus.LIVE, PartitionStatus.REBUILDING, PartitionStatus.HALTED
+LIVE, REBUILDING = PartitionStatus.LIVE, PartitionStatus.REBUILDING
 EPOCH = "topic-id:4"
 
 
@@ -24,7 +24,11 @@ class Fences(Protocol):
 
     async def place(self, topic: str, partition: int, fence: Fence) -> None: ...
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]: ...
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved: ...
+
+    async def halt(self, topic: str, since_ms: int) -> int: ...
+
+    async def free(self, topic: str) -> int: ...
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None: ...
 
@@ -53,8 +57,15 @@ def run(fences: Fences, body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(closing())
 
 
-def fence(next_offset: int, status: PartitionStatus = LIVE, *, epoch: str = EPOCH, since_ms: int = 1) -> Fence:
-    return Fence(epoch, next_offset, status, since_ms)
+def fence(
+    next_offset: int,
+    status: PartitionStatus = LIVE,
+    *,
+    epoch: str = EPOCH,
+    since_ms: int = 1,
+    halted_since_ms: int = 0,
+) -> Fence:
+    return Fence(epoch, next_offset, status, since_ms, halted_since_ms=halted_since_ms)
 
 
 def test_a_fence_moves_forward_only(fences: Fences) -> None:
@@ -103,10 +114,10 @@ def test_another_epoch_takes_its_place_because_offsets_cannot_be_compared(fences
 def test_moving_keeps_the_status_that_somebody_else_set(fences: Fences) -> None:
     async def body() -> None:
         await fences.advance(CLICKS_TOPIC, 0, fence(5))
-        await fences.set_status(CLICKS_TOPIC, 0, HALTED, since_ms=50)
+        await fences.set_status(CLICKS_TOPIC, 0, REBUILDING, since_ms=50)
         await fences.advance(CLICKS_TOPIC, 0, fence(6))
-        await fences.set_status(CLICKS_TOPIC, 0, HALTED, since_ms=60)
-        assert await fences.read(CLICKS_TOPIC) == {0: fence(6, HALTED, since_ms=50)}
+        await fences.set_status(CLICKS_TOPIC, 0, REBUILDING, since_ms=60)
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(6, REBUILDING, since_ms=50)}
 
     run(fences, body)
 
@@ -114,7 +125,7 @@ def test_moving_keeps_the_status_that_somebody_else_set(fences: Fences) -> None:
 def test_a_status_needs_a_fence(fences: Fences) -> None:
     async def body() -> None:
         with pytest.raises(OnlineStoreError, match="no fence"):
-            await fences.set_status(CLICKS_TOPIC, 3, HALTED, since_ms=1)
+            await fences.set_status(CLICKS_TOPIC, 3, REBUILDING, since_ms=1)
         assert await fences.read(CLICKS_TOPIC) == {}
 
     run(fences, body)
@@ -167,7 +178,7 @@ def test_a_move_takes_several_partitions_forward_and_names_the_lost_ones(fences:
             3: FenceMove("other:4", 40, 45),  # of another log
             4: FenceMove(EPOCH, 0, 1),  # gone
         }
-        assert await fences.move(CLICKS_TOPIC, moves) == {2, 3, 4}
+        assert await fences.move(CLICKS_TOPIC, moves) == Moved(lost=frozenset({2, 3, 4}))
         assert [fence.next_offset for fence in (await fences.read(CLICKS_TOPIC)).values()] == [15, 20, 30, 40]
 
     run(fences, body)
@@ -176,8 +187,10 @@ def test_a_move_takes_several_partitions_forward_and_names_the_lost_ones(fences:
 def test_a_move_is_exact_beyond_what_a_lua_number_holds(fences: Fences) -> None:
     async def body() -> None:
         await fences.advance(CLICKS_TOPIC, 0, fence(2**53))
-        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53 + 1, 2**53 + 2)}) == {0}
-        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53, 2**53 + 1)}) == frozenset()
+        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53 + 1, 2**53 + 2)}) == Moved(
+            lost=frozenset({0})
+        )
+        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 2**53, 2**53 + 1)}) == Moved()
         assert (await fences.read(CLICKS_TOPIC))[0].next_offset == 2**53 + 1
 
     run(fences, body)
@@ -233,3 +246,84 @@ def test_fences_that_were_lost_are_put_in_place(fences: Fences) -> None:
         assert await fences.read(CLICKS_TOPIC) == {0: fence(4, epoch="topic-id:6")}
 
     run(fences, body)
+
+
+def test_a_halt_is_of_all_partitions_that_have_a_fence_and_keeps_its_since(fences: Fences) -> None:
+    async def body() -> None:
+        assert await fences.halt(CLICKS_TOPIC, 50) == 0
+        assert await fences.read(CLICKS_TOPIC) == {}
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+        await fences.advance(CLICKS_TOPIC, 11, fence(3, REBUILDING))
+        await fences.advance(CARTS_TOPIC, 0, fence(7))
+        assert await fences.halt(CLICKS_TOPIC, 50) == 2
+        assert await fences.halt(CLICKS_TOPIC, 60) == 0
+        halted = {0: fence(10, halted_since_ms=50), 11: fence(3, REBUILDING, halted_since_ms=50)}
+        assert await fences.read(CLICKS_TOPIC) == halted
+        assert await fences.read(CARTS_TOPIC) == {0: fence(7)}
+        assert all(each.is_halted for each in halted.values())
+        assert await fences.free(CLICKS_TOPIC) == 2
+        assert await fences.free(CLICKS_TOPIC) == 0
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(10), 11: fence(3, REBUILDING)}
+
+    run(fences, body)
+
+
+def test_a_halted_fence_does_not_move(fences: Fences) -> None:
+    async def body() -> None:
+        for partition in range(3):
+            await fences.advance(CLICKS_TOPIC, partition, fence(10))
+        await fences.halt(CLICKS_TOPIC, 50)
+        moves = {0: FenceMove(EPOCH, 10, 15), 1: FenceMove(EPOCH, 5, 8), 2: FenceMove(EPOCH, 11, 12)}
+        assert await fences.move(CLICKS_TOPIC, moves) == Moved(lost=frozenset({2}), halted=frozenset({0, 1}))
+        assert await fences.read(CLICKS_TOPIC) == dict.fromkeys(range(3), fence(10, halted_since_ms=50))
+        await fences.free(CLICKS_TOPIC)
+        assert await fences.move(CLICKS_TOPIC, {0: FenceMove(EPOCH, 10, 15)}) == Moved()
+        assert (await fences.read(CLICKS_TOPIC))[0] == fence(15)
+
+    run(fences, body)
+
+
+def test_nothing_but_freeing_ends_a_halt(fences: Fences) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+        await fences.halt(CLICKS_TOPIC, 50)
+        await fences.set_status(CLICKS_TOPIC, 0, REBUILDING, since_ms=60)
+        await fences.hold(CLICKS_TOPIC, 0, until_ms=70)
+        await fences.replace(CLICKS_TOPIC, 0, fence(5, REBUILDING))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(5, REBUILDING, halted_since_ms=50)}
+        await fences.advance(CLICKS_TOPIC, 0, fence(6))
+        await fences.advance(CLICKS_TOPIC, 0, fence(0, epoch="topic-id:2"))
+        assert await fences.read(CLICKS_TOPIC) == {0: fence(0, epoch="topic-id:2", halted_since_ms=50)}
+        new = {number: fence(10 * number, epoch="topic-id:6") for number in range(6)}
+        assert await fences.succeed(CLICKS_TOPIC, "topic-id:2", new)
+        halted = {number: fence(10 * number, epoch="topic-id:6", halted_since_ms=50) for number in range(6)}
+        assert await fences.read(CLICKS_TOPIC) == halted
+
+    run(fences, body)
+
+
+@pytest.mark.parametrize("verb", ["advance", "place", "replace"])
+def test_a_partition_that_joins_a_halted_topic_is_halted(fences: Fences, verb: str) -> None:
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+        await fences.halt(CLICKS_TOPIC, 50)
+        await getattr(fences, verb)(CLICKS_TOPIC, 1, fence(3))
+        await getattr(fences, verb)(CARTS_TOPIC, 1, fence(3))
+        assert (await fences.read(CLICKS_TOPIC))[1] == fence(3, halted_since_ms=50)
+        assert (await fences.read(CARTS_TOPIC))[1] == fence(3)
+
+    run(fences, body)
+
+
+@pytest.mark.stack
+def test_code_without_a_loop_halts_and_frees(settings: Settings) -> None:
+    fences = FenceStore.from_settings(settings)
+
+    async def body() -> None:
+        await fences.advance(CLICKS_TOPIC, 0, fence(10))
+
+    run(fences, body)
+    assert fences.halt_blocking(CLICKS_TOPIC, 50) == 1
+    assert fences.read_blocking(CLICKS_TOPIC) == {0: fence(10, halted_since_ms=50)}
+    assert fences.free_blocking(CLICKS_TOPIC) == 1
+    assert fences.read_blocking(CLICKS_TOPIC) == {0: fence(10)}

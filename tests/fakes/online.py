@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from feature_repo.errors import OnlineStoreError, StateBytesError
-from feature_repo.fence import Fence, FenceMove, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.outcomes import report_outcomes
 from feature_repo.replacing import Replacement
 from feature_repo.states import StoredState
@@ -94,22 +94,50 @@ class InMemoryFences:
         """Move a fence forward within its epoch, or put one in place."""
         held = self._fences.setdefault(topic, {}).get(partition)
         if held is None or held.epoch != fence.epoch:
-            self._fences[topic][partition] = fence
+            self._fences[topic][partition] = replace(fence, halted_since_ms=self._halted_since_ms(topic, held))
         elif fence.next_offset > held.next_offset:
             self._fences[topic][partition] = replace(held, next_offset=fence.next_offset)
 
     async def place(self, topic: str, partition: int, fence: Fence) -> None:
         """Put a fence where there is none."""
-        self._fences.setdefault(topic, {}).setdefault(partition, fence)
+        placed = replace(fence, halted_since_ms=self._halted_since_ms(topic, None))
+        self._fences.setdefault(topic, {}).setdefault(partition, placed)
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
-        """Move fences from where they must stand; return the partitions whose fence is not there."""
+    def _halted_since_ms(self, topic: str, held: Fence | None) -> int:
+        fences = self._fences.get(topic, {}).values() if held is None else (held,)
+        return max((fence.halted_since_ms for fence in fences), default=0)
+
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
+        """Move fences from where they must stand, unless they are halted; return those that did not."""
         held = self._fences.setdefault(topic, {})
         lost = frozenset(partition for partition, move in moves.items() if move.is_lost(held.get(partition)))
+        halted = frozenset(partition for partition in moves.keys() - lost if held[partition].is_halted)
         for partition, move in moves.items():
-            if partition not in lost and move.next_offset > held[partition].next_offset:
+            if partition not in lost | halted and move.next_offset > held[partition].next_offset:
                 held[partition] = replace(held[partition], next_offset=move.next_offset)
-        return lost
+        return Moved(lost, halted)
+
+    async def halt(self, topic: str, since_ms: int) -> int:
+        """Halt all partitions of a topic that have a fence."""
+        return self.halt_blocking(topic, since_ms)
+
+    def halt_blocking(self, topic: str, since_ms: int) -> int:
+        """Do what `halt` does, for code without a loop."""
+        free = [number for number, fence in self._fences.get(topic, {}).items() if not fence.is_halted]
+        for number in free:
+            self._fences[topic][number] = replace(self._fences[topic][number], halted_since_ms=since_ms)
+        return len(free)
+
+    async def free(self, topic: str) -> int:
+        """End the halt of a topic."""
+        return self.free_blocking(topic)
+
+    def free_blocking(self, topic: str) -> int:
+        """Do what `free` does, for code without a loop."""
+        halted = [number for number, fence in self._fences.get(topic, {}).items() if fence.is_halted]
+        for number in halted:
+            self._fences[topic][number] = replace(self._fences[topic][number], halted_since_ms=0)
+        return len(halted)
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change the status of a fence."""
@@ -126,8 +154,9 @@ class InMemoryFences:
             self._fences[topic][partition] = replace(held, hold_until_ms=until_ms)
 
     async def replace(self, topic: str, partition: int, fence: Fence) -> None:
-        """Put a fence in place of whatever is there."""
-        self._fences.setdefault(topic, {})[partition] = fence
+        """Put a fence in place of whatever is there; a halt goes on."""
+        held = self._fences.setdefault(topic, {}).get(partition)
+        self._fences[topic][partition] = replace(fence, halted_since_ms=self._halted_since_ms(topic, held))
 
     async def succeed(self, topic: str, from_epoch: str, fences: Mapping[int, Fence]) -> bool:
         """Put the fences of a new log in place of those of the former one."""
@@ -136,7 +165,8 @@ class InMemoryFences:
         if held - {from_epoch, to_epoch}:
             return False
         if held != {to_epoch}:
-            self._fences[topic] = dict(fences)
+            since_ms = self._halted_since_ms(topic, None)
+            self._fences[topic] = {number: replace(fence, halted_since_ms=since_ms) for number, fence in fences.items()}
         return True
 
     def lose(self) -> None:

@@ -139,7 +139,6 @@ def test_a_state_born_in_a_rebuild_is_told(shop: Shop) -> None:
     [
         (PartitionStatus.LIVE, ViewStatus.FRESH),
         (PartitionStatus.REBUILDING, ViewStatus.REBUILDING),
-        (PartitionStatus.HALTED, ViewStatus.HALTED),
     ],
 )
 def test_the_status_of_the_users_own_partition_counts(
@@ -157,11 +156,11 @@ def test_the_status_of_the_users_own_partition_counts(
 def test_fences_are_asked_for_again_after_a_second(shop: Shop) -> None:
     shop.push(CLICKS_TOPIC, {"u": state(CLICKS_TOPIC)})
     assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.FRESH
-    shop.fence(CLICKS_TOPIC, "u", PartitionStatus.HALTED)
+    shop.fence(CLICKS_TOPIC, "u", PartitionStatus.REBUILDING)
     shop.now_ms += 999
     assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.FRESH
     shop.now_ms += 1
-    assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.HALTED
+    assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.REBUILDING
 
 
 def test_a_state_that_cannot_be_read_is_an_error_that_names_the_user(shop: Shop) -> None:

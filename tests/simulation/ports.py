@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from feature_repo.errors import OnlineStoreError
-from feature_repo.fence import Fence, FenceMove, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.states import StoredState
 from schemas.codec import Codec, Decoded
 from schemas.dead_letter import DeadLetter
@@ -124,14 +124,18 @@ class FencePort:
         """Put a fence where there is none."""
         await self._link.call("fence", lambda: self._fences.place(topic, partition, fence))
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
         """Move fences."""
 
-        async def effect() -> frozenset[int]:
+        async def effect() -> Moved:
             self._link.life.unfenced.discard(topic)
             return await self._fences.move(topic, moves)
 
         return await self._link.call("fence", effect)
+
+    async def halt(self, topic: str, since_ms: int) -> int:
+        """Halt a topic."""
+        return await self._link.call("fence", lambda: self._fences.halt(topic, since_ms))
 
     async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
         """Change a status."""

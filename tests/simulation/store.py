@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from feature_repo.fence import Fence, FenceMove, PartitionStatus
+from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.states import StoredState
 from features.state import read_trailer
 from features.versioning import WriteOutcome
@@ -74,13 +74,13 @@ class Fences(InMemoryFences):
             self._violate(Promise.TOLD, f"{tp.topic}-{tp.partition} has lost its states, and gets {fence}")
         self._look(tp, 0 if held is None else held.next_offset)
 
-    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> frozenset[int]:
+    async def move(self, topic: str, moves: Mapping[int, FenceMove]) -> Moved:
         """Move fences from where they must stand."""
         before = {partition: self._reached(topic, partition) for partition in moves}
-        lost = await super().move(topic, moves)
+        moved = await super().move(topic, moves)
         for partition, reached in before.items():
             self._look(TopicPartition(topic, partition), reached)
-        return lost
+        return moved
 
     def reached(self, tp: TopicPartition) -> int:
         """Return where a fence stands."""
