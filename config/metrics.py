@@ -54,7 +54,7 @@ WORKER_METRICS: Final = (
     MetricSpec(
         "shopstream_batch_seconds",
         MetricKind.HISTOGRAM,
-        "Time of one step of the batch loop: decode, load, apply, push or fence",
+        "Time of one step of the batch loop: decode, judge (the gates), load, apply, push or fence",
         ("topic", "step"),
         _LATENCY_S,
     ),
@@ -87,6 +87,18 @@ WORKER_METRICS: Final = (
         MetricKind.GAUGE,
         "1 while states of the partition are incomplete and wait for a replay",
         _PARTITION,
+    ),
+    MetricSpec(
+        "shopstream_halted",
+        MetricKind.GAUGE,
+        "Since when nothing is applied to the partition because a gate halted its view, in Unix seconds; 0 otherwise",
+        _PARTITION,
+    ),
+    MetricSpec(
+        "shopstream_halted_records",
+        MetricKind.COUNTER,
+        "Records read while their partition was halted: only their raw rows are kept, and they are read again after it",
+        ("topic",),
     ),
     MetricSpec(
         "shopstream_partition_braked",

@@ -75,6 +75,7 @@ async def plan_start(
             end_offset=end,
             since_ms=since_ms,
             is_fenced=fence is not None,
+            halted_since_ms=0 if fence is None else fence.halted_since_ms,
         )
     return starts, expired
 
@@ -90,6 +91,9 @@ def _status(
     tp: TopicPartition, fence: Fence | None, positions: Positions, begins: int | None, clock: Clock
 ) -> tuple[PartitionStatus, int]:
     committed, earliest = positions.committed or 0, positions.earliest
+    if fence is not None and fence.is_halted and fence.status is PartitionStatus.LIVE and fence.next_offset < earliest:
+        tell_expired_while_halted(tp, fence.next_offset, earliest)
+        return PartitionStatus.REBUILDING, clock.now_ms()
     if fence is not None and fence.status is PartitionStatus.LIVE and fence.next_offset < min(committed, earliest):
         logger.error(
             "%s-%d: the online store was restored from a copy of offset %d, and the topic retains nothing before %d. "
@@ -121,6 +125,15 @@ def _status(
         )  # fmt: skip
         return PartitionStatus.REBUILDING, clock.now_ms()
     return PartitionStatus.LIVE, clock.now_ms()
+
+
+def tell_expired_while_halted(tp: TopicPartition, applied: int, earliest: int) -> None:
+    """Log that a halt has lasted longer than the topic retains its records."""
+    logger.error(
+        "%s-%d: it was halted at offset %d, and the topic retains nothing before %d. The lake has what was read "
+        "meanwhile: the partition is REBUILDING until `shopstream replay --into online` gives it to the states.",
+        tp.topic, tp.partition, applied, earliest,
+    )  # fmt: skip
 
 
 def _first_offset(fence: Fence | None, committed: int | None) -> int | None:

@@ -78,6 +78,10 @@ class BatchDecoding:
         self._brakes = {tp: Brake(settings.brake_records, settings.brake_share) for tp in partitions}
         self._closing.clear()
 
+    def rewound(self, partitions: Collection[TopicPartition]) -> None:
+        """Begin anew with some of them, which are read again."""
+        self._brakes |= {tp: Brake(self._settings.brake_records, self._settings.brake_share) for tp in partitions}
+
     def close(self) -> None:
         """Give up what is being looked for."""
         self._closing.set()

@@ -10,6 +10,7 @@ StreamError
 ProbingError               the process that decodes suspicious records did not do its work; it is repeated
 """
 
+from collections.abc import Collection
 from typing import Self
 
 from config.errors import ShopstreamError
@@ -25,6 +26,15 @@ class SinkFailedError(StreamError):
 
 class StatesLostError(StreamError):
     """The online store was emptied or restored from an older copy while the worker ran."""
+
+    @classmethod
+    def of(cls, topic: str, partitions: Collection[int]) -> Self:
+        """Name the partitions that were lost."""
+        named = ", ".join(f"{topic}-{partition}" for partition in sorted(partitions))
+        return cls(
+            f"The online store has lost what it held for {named}: it was emptied or restored from an older copy.",
+            hint="Start the worker again: it catches up from the older copy, or marks the partitions REBUILDING.",
+        )
 
 
 class LogEpochError(StreamError):

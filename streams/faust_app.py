@@ -117,7 +117,7 @@ class FeatureApp(faust.App):
         app = self
 
         class Housekeeping(Service):
-            """Flushes, commits and watches while the app runs."""
+            """Flushes, commits, resumes and watches while the app runs."""
 
             @Service.task
             async def _flush_and_commit(self) -> None:
@@ -126,6 +126,15 @@ class FeatureApp(faust.App):
                     with app._stopping_on_failure():
                         if await app.ownership.flush_if_due():
                             await app.batch_consumer.commit()
+
+            @Service.task
+            async def _resume_freed(self) -> None:
+                while not self.should_stop:
+                    await self.sleep(HOUSEKEEPING_INTERVAL_S)
+                    with app._stopping_on_failure():
+                        starts = await app.ownership.resume_freed()
+                        if starts:  # no pause in between
+                            await app.batch_consumer.rewind(starts)
 
             @Service.task
             async def _verify_logs(self) -> None:

@@ -42,14 +42,16 @@ class Flusher:
         return sum(progress.buffered_rows for progress in self._partitions.values())
 
     async def flush(self) -> None:
-        """Write what is buffered; on return every offset before that point is in every sink.
+        """Write what is buffered; on return every offset that was applied before is in every sink.
 
         Raises:
             SinkFailedError: a sink did not take it; nothing more may be committed.
         """
         async with self._one_at_a_time:
             taken = [
-                (progress, flush) for progress in self._partitions.values() if (flush := progress.take()) is not None
+                (progress, progress.applied_offset, flush)
+                for progress in self._partitions.values()
+                if (flush := progress.take()) is not None
             ]
             if not taken:
                 return
@@ -59,14 +61,14 @@ class Flusher:
                     hint="Nothing was committed past it: mend its cause and start the worker again.",
                 )
             self._is_unfinished = True
-            flushes = [flush for _, flush in taken]
+            flushes = [flush for _, _, flush in taken]
             started_s = self._clock.monotonic_s()
             report = await self._retry("lake", lambda: self._lake.write(flushes))
             letters = [letter for flush in flushes for letter in flush.letters]
             if letters:
                 await self._retry("dead_letters", lambda: self._letters.write(letters))
-            for progress, flush in taken:
-                progress.flushed_offset = flush.last_offset + 1
+            for progress, applied_offset, _ in taken:
+                progress.flushed_offset = applied_offset  # not what was read while it is halted: letters are missing
             self._is_unfinished = False
             self._metrics.flushed(report, self._clock.monotonic_s() - started_s)
             self._metrics.buffered_rows.set(self.buffered_rows)

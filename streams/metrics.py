@@ -46,6 +46,8 @@ class WorkerMetrics:
         self.committed_offset = _pick(created, "shopstream_committed_offset", Gauge)
         self.commit_age = _pick(created, "shopstream_commit_age_seconds", Gauge)
         self.rebuilding = _pick(created, "shopstream_partition_rebuilding", Gauge)
+        self.halted = _pick(created, "shopstream_halted", Gauge)
+        self.halted_records = _pick(created, "shopstream_halted_records", Counter)
         self.braked = _pick(created, "shopstream_partition_braked", Gauge)
         self.expired = _pick(created, "shopstream_expired_records", Counter)
         self.absent = _pick(created, "shopstream_absent_offsets", Counter)

@@ -2,20 +2,21 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from uuid import uuid4
 
 from config.errors import ShopstreamError
 from config.settings import WorkerSettings
-from feature_repo.fence import PartitionStatus
+from feature_repo.fence import Fence, PartitionStatus
 from sinks.log_moves import LogMoves
-from streams.assignment import plan_start
+from streams.assignment import plan_start, tell_expired_while_halted
 from streams.errors import CommitPendingError, StalledError
 from streams.log_watch import LogWatch
 from streams.loop import BatchLoop
 from streams.metrics import WorkerMetrics
 from streams.ports import Clock, Fences, Offsets, Owners, TopicPartition
 from streams.progress import PartitionProgress
+from streams.retrying import AbandonedError
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,9 @@ class PartitionOwner:
                 fence = fences[topic].get(partition)
                 if count >= DEATHS_UNTIL_CAREFUL and fence is not None:
                     progress = self._planned[TopicPartition(topic, partition)]
-                    progress.careful_fence = fence.next_offset
-                    progress.careful_records = self._settings.batch_records
+                    # the fence of a halted partition stays, however far the owner came that died
+                    behind = progress.end_offset - fence.next_offset if progress.is_halted else 0
+                    progress.be_careful(fence.next_offset, max(behind, self._settings.batch_records))
 
     async def _give_back(self) -> None:
         """Tell whoever comes next that this owner did not die; if that fails, the next one is only more careful."""
@@ -171,6 +173,45 @@ class PartitionOwner:
         await self.loop.flusher.flush()
         return True
 
+    async def resume_freed(self) -> Mapping[TopicPartition, int]:
+        """Look whether a halt has ended; the partitions of one topic then have to be read again from these offsets.
+
+        They take no batch before `rewound`, which must follow without any pause: somebody else may own them after one.
+
+        Raises:
+            StatesLostError: the online store has lost what it held for a halted partition.
+            SinkFailedError: a sink does not answer.
+        """
+        if self.failure is not None:
+            return {}
+        try:
+            freed = await self.loop.halts.freed()
+            return await self.loop.rewind(await self._retained(freed)) if freed else {}
+        except AbandonedError:
+            return {}  # they are being given away; the next owner finds the halt ended
+
+    async def _retained(self, freed: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+        """Have partitions rebuilt whose topic does not retain any more what was read while they were halted."""
+        positions = await self.loop.retry("broker", lambda: self._offsets.positions(list(freed)))
+        for tp, applied in freed.items():
+            earliest = positions[tp].earliest
+            progress = self.loop.partitions.get(tp)
+            if earliest <= applied or progress is None:
+                continue
+            tell_expired_while_halted(tp, applied, earliest)
+            self.metrics.expired.labels(tp.topic, str(tp.partition)).inc(earliest - applied)
+            progress.applied_offset = earliest
+            fence = Fence(progress.log.log_epoch, earliest, progress.status, progress.since_ms)
+            await self._fences.advance(tp.topic, tp.partition, fence)
+            await self._fences.set_status(
+                tp.topic, tp.partition, PartitionStatus.REBUILDING, since_ms=self._clock.now_ms()
+            )
+        return {tp: max(applied, positions[tp].earliest) for tp, applied in freed.items()}
+
+    def rewound(self, partitions: Collection[TopicPartition], seek_epoch: int) -> None:
+        """Accept batches of partitions that `resume_freed` named, if fetched after the seek of that number."""
+        self.loop.rewound(partitions, seek_epoch)
+
     async def verify_logs(self) -> None:
         """Compare the topics with what they were at the assignment, when that is due.
 
@@ -193,7 +234,7 @@ class PartitionOwner:
             labels = (tp.topic, str(tp.partition))
             self.metrics.commit_age.labels(*labels).set(progress.commit_age_s(now_s))
             self.metrics.lag.labels(*labels).set(progress.lag_records)
-            if progress.braked is None:
+            if progress.braked is None and not progress.is_halted:
                 lag += progress.lag_records
                 done += progress.next_offset
         if self._commit_started_s is not None and now_s - self._commit_started_s > self._settings.commit_timeout_s:

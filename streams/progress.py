@@ -12,7 +12,7 @@ from schemas.event import Record
 from schemas.topics import TopicInfo
 from sinks.rows import FeatureLogRow, PartitionFlush, RawRow
 from streams.brake import Braked
-from streams.ports import TopicPartition
+from streams.ports import Batch, TopicPartition
 
 
 @dataclass(slots=True)
@@ -20,7 +20,8 @@ class PartitionProgress:
     """One owned partition.
 
     Attributes:
-        next_offset: all before it is in the online store, and in the lake or in the buffers below.
+        next_offset: all before it was read, and is in the lake or in the buffers below.
+        applied_offset: all before it is in the online store, too; less than `next_offset` only while it is halted.
         flushed_offset: all before it is in every sink: what may be committed.
         committed_offset: what Kafka has acknowledged; None before the first commit of the group.
         end_offset: next offset that the broker will give, as last seen.
@@ -31,6 +32,8 @@ class PartitionProgress:
         braked: why it is not read any more; None while it is.
         careful_fence: where the fence was when workers died there.
         careful_records: how many records past it are still to be decoded elsewhere first.
+        halted_since_ms: since when nothing may be applied, as its fence says; 0 while it may.
+        seek_epoch: number of the seek that its batches must have been fetched after; None while it takes none.
     """
 
     tp: TopicPartition
@@ -52,9 +55,19 @@ class PartitionProgress:
     braked: Braked | None = None
     careful_fence: int = 0
     careful_records: int = 0
+    halted_since_ms: int = 0
+    seek_epoch: int | None = None
+    applied_offset: int = field(init=False)
+    _careful_after_applied: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.flushed_offset = self.next_offset
+        self.flushed_offset = self.applied_offset = self.next_offset
+        self._careful_after_applied = self.careful_records
+
+    @property
+    def is_halted(self) -> bool:
+        """Tell whether nothing may be applied."""
+        return self.halted_since_ms > 0
 
     @property
     def buffered_rows(self) -> int:
@@ -63,7 +76,7 @@ class PartitionProgress:
 
     @property
     def lag_records(self) -> int:
-        """Return how many records of the log were not processed yet."""
+        """Return how many records of the log were not read yet."""
         return max(0, self.end_offset - self.next_offset)
 
     @property
@@ -94,6 +107,37 @@ class PartitionProgress:
         """Return the fence at `next_offset`."""
         return Fence(self.log.log_epoch, self.next_offset, self.status, self.since_ms)
 
+    def be_careful(self, fence_offset: int, record_count: int) -> None:
+        """Have so many records past the fence decoded elsewhere first, and what is read again before it."""
+        self.careful_fence, self.careful_records = fence_offset, record_count
+        self._careful_after_applied = record_count
+
+    def read(self, batch: Batch, raw: Sequence[RawRow], now_s: float) -> None:
+        """Buffer the raw rows of a batch; what else it gave is buffered only if it was applied."""
+        self.raw.extend(raw)
+        self.buffered_bytes += sum(len(record.value or b"") for record in batch.records)
+        if self.first_buffered is None:
+            self.first_buffered = batch.records[0].offset
+        if self.buffered_since_s is None:
+            self.buffered_since_s = now_s
+        self.next_offset = batch.next_offset
+
+    def applied(self, features: Sequence[FeatureLogRow], letters: Sequence[DeadLetter]) -> None:
+        """Buffer what a batch that was read has given beside raw rows: it is in the online store."""
+        self.features.extend(features)
+        self.letters.extend(letters)
+        self.applied_offset = self.next_offset
+        self._careful_after_applied = self.careful_records
+
+    def rewind(self) -> None:
+        """End the halt: go back to where the partition was applied to, and take no batch until the seek is known.
+
+        Nothing may be buffered. What stopped the partition meanwhile, or ended earlier workers, is met again.
+        """
+        self.next_offset = self.applied_offset
+        self.careful_records = self._careful_after_applied
+        self.halted_since_ms, self.seek_epoch, self.braked = 0, None, None
+
     def take(self) -> PartitionFlush | None:
         """Hand over all buffered rows, and start new buffers; None when nothing was processed since the last time."""
         if self.first_buffered is None:
@@ -111,7 +155,7 @@ class PartitionProgress:
         )
         self.raw, self.features, self.letters, self.first_buffered = [], [], [], None
         self.buffered_bytes = 0
-        if self.flushed_since_s is None:
+        if self.flushed_since_s is None and self.applied_offset > (self.committed_offset or 0):
             self.flushed_since_s = self.buffered_since_s
         self.buffered_since_s = None
         return flush

@@ -45,6 +45,10 @@ class FetchRoom:
         """Count a batch that is done."""
         self._outstanding[tp] = max(0, self._outstanding.get(tp, 0) - 1)
 
+    def forget(self, tp: TopicPartition) -> None:
+        """Forget the batches of a partition: what was fetched before its seek is not counted after it."""
+        self._outstanding.pop(tp, None)
+
     def clear(self) -> None:
         """Forget all: what was fetched before a seek is not counted after it."""
         self._outstanding.clear()

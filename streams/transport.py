@@ -7,13 +7,14 @@ commits ends in `BatchConsumer.commit`, which sends only offsets that every sink
 partitions are given away and on SIGTERM, and `perform_seek` before records flow after an assignment: the two places
 where ownership changes hands.
 
-Fetches and seeks happen in the consumer's own thread. Each fetch is tagged with the number of seeks before it, so a
-batch that was fetched before a seek is recognised however late it arrives.
+Fetches and seeks happen in the consumer's own thread. Every seek has a number, and what is fetched of a partition is
+tagged with that of its last seek, so a batch that was fetched before it is recognised however late it arrives. A seek
+back of some partitions, after a halt, leaves the batches of the others as they are.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer
@@ -33,7 +34,7 @@ SMALL_FETCH_RECORDS = 200
 SUBSET_FETCH_TIMEOUT_S = 0.005  # what another partition waits for must not hold up those that have room
 FULL_FETCH_TIMEOUT_S = 0.1
 
-Fetched = tuple[int, dict[TP, list[Any]], dict[TP, int]]
+Fetched = tuple[dict[TP, int], dict[TP, list[Any]], dict[TP, int]]
 
 
 class Ownership(Protocol):
@@ -49,6 +50,10 @@ class Ownership(Protocol):
 
     def opened(self, seek_epoch: int) -> None:
         """Learn the number of the seek to those offsets: batches with that number may be processed."""
+        ...
+
+    def rewound(self, partitions: Collection[TopicPartition], seek_epoch: int) -> None:
+        """Learn the number of a seek of some partitions: of them, batches with that number may be processed."""
         ...
 
     async def draining(self) -> None:
@@ -71,7 +76,10 @@ class Ownership(Protocol):
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to Kafka."""
 
-    seek_epoch = 0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seek_epoch = 0
+        self._seek_epochs: dict[TP, int] = {}
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -84,7 +92,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             super()._stopped_set()
 
     async def fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
-        """Fetch records, with the number of seeks before them and the end of each partition's log."""
+        """Fetch records, with the number of the seek before them and the end of each partition's log."""
         return await self.call_thread(self._fetch, partitions, timeout_s, records_max)  # type: ignore[no-any-return]
 
     async def _fetch(self, partitions: set[TP] | None, timeout_s: float, records_max: int) -> Fetched:
@@ -93,20 +101,33 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             partitions = self.assignment()
         records = await self._fetch_records(consumer, partitions, timeout=timeout_s, max_records=records_max)
         ends = {tp: consumer.highwater(tp) or 0 for tp in records}
-        return self.seek_epoch, records, ends  # no await since the records were taken: the number is theirs
+        # no await since the records were taken: the numbers are theirs
+        return {tp: self._seek_epochs.get(tp, self._seek_epoch) for tp in records}, records, ends
 
-    async def seek_all(self, offsets: Mapping[TopicPartition, int]) -> int:
-        """Seek, and return the number of this seek."""
-        return await self.call_thread(self._seek_all, offsets)  # type: ignore[no-any-return]
+    async def seek_all(self, offsets: Mapping[TopicPartition, int], seek_epoch: int) -> None:
+        """Seek all partitions; the seek has that number, which is greater than those before."""
+        await self.call_thread(self._seek_all, offsets, seek_epoch)
 
-    async def _seek_all(self, offsets: Mapping[TopicPartition, int]) -> int:
+    async def _seek_all(self, offsets: Mapping[TopicPartition, int], seek_epoch: int) -> None:
+        self._seek(offsets)
+        self._seek_epoch = seek_epoch
+        self._seek_epochs.clear()
+
+    async def seek_some(self, offsets: Mapping[TopicPartition, int], seek_epoch: int) -> None:
+        """Seek some partitions, unless all were sought meanwhile; the others go on where they are."""
+        await self.call_thread(self._seek_some, offsets, seek_epoch)
+
+    async def _seek_some(self, offsets: Mapping[TopicPartition, int], seek_epoch: int) -> None:
+        if seek_epoch > self._seek_epoch:
+            self._seek(offsets)
+            self._seek_epochs |= dict.fromkeys((TP(*tp) for tp in offsets), seek_epoch)
+
+    def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         consumer = self._ensure_consumer()
         assigned = self.assignment()
         for tp, offset in offsets.items():
             if TP(*tp) in assigned:
                 consumer.seek(driver.ensure_aiokafka_TP(TP(*tp)), offset)
-        self.seek_epoch += 1
-        return self.seek_epoch
 
     async def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Positions]:
         """Return what the broker knows of each partition."""
@@ -130,6 +151,8 @@ class BatchConsumer(driver.Consumer):
         self._fetch_room = FetchRoom()
         self._room = asyncio.Event()
         self._committing = asyncio.Lock()
+        self._seek_count = 0
+        self._seek_epochs: dict[TopicPartition, int] = {}
 
     @property
     def ownership(self) -> Ownership:
@@ -172,11 +195,14 @@ class BatchConsumer(driver.Consumer):
             return
         subset = None if fetch.partitions is None else {TP(*tp) for tp in fetch.partitions}
         timeout_s = FULL_FETCH_TIMEOUT_S if fetch.is_patient else SUBSET_FETCH_TIMEOUT_S
-        epoch, fetched, ends = await self._thread.fetch(subset, timeout_s, self.app.conf.broker_max_poll_records)
+        epochs, fetched, ends = await self._thread.fetch(subset, timeout_s, self.app.conf.broker_max_poll_records)
         generation_id = self.app.consumer_generation_id
-        for batches in _by_topic(epoch, fetched, ends):
+        for fetched_batches in _by_topic(epochs, fetched, ends):
             if not self.flow_active:
                 return  # a rebalance has begun: its seek brings these records back
+            batches = [batch for batch in fetched_batches if self._is_current(batch)]
+            if not batches:
+                continue
             self._fetch_room.taken(batch.tp for batch in batches)
             await self.wait_first(self.callback(_message(batches, generation_id)), self.suspend_flow.wait())
         if sum(map(len, fetched.values())) < SMALL_FETCH_RECORDS:
@@ -185,9 +211,13 @@ class BatchConsumer(driver.Consumer):
     def batches_done(self, batches: Sequence[Batch]) -> None:
         """Make room for another batch of each of these partitions."""
         for batch in batches:
-            if batch.seek_epoch == self._thread.seek_epoch:
+            if self._is_current(batch):
                 self._fetch_room.done(batch.tp)
         self._room.set()
+
+    def _is_current(self, batch: Batch) -> bool:
+        """Tell whether a batch was fetched after the last seek of its partition, and counts as outstanding."""
+        return batch.seek_epoch == self._seek_epochs.get(batch.tp)
 
     # -- ownership changes hands -----------------------------------------------------------------------------------
 
@@ -195,11 +225,29 @@ class BatchConsumer(driver.Consumer):
         """Decide where to start, seek there, and let the loop accept batches; awaited before records flow."""
         partitions = sorted(TopicPartition(*tp) for tp in self.assignment())
         starts = await self.ownership.assigned(partitions)
-        epoch = await self._thread.seek_all(starts)
+        epoch = self._next_seek(starts)
+        await self._thread.seek_all(starts, epoch)
         self._fetch_room.clear()
         self._room.set()
         self.ownership.opened(epoch)
         logger.info("started at %s", {f"{tp.topic}-{tp.partition}": offset for tp, offset in starts.items()})
+
+    async def rewind(self, starts: Mapping[TopicPartition, int]) -> None:
+        """Have some partitions read again from these offsets, while the others go on.
+
+        The loop and the room learn of the seek before it happens: what was fetched before it is dropped from now on.
+        """
+        epoch = self._next_seek(starts)
+        for tp in starts:
+            self._fetch_room.forget(tp)
+        self.ownership.rewound(starts.keys(), epoch)
+        self._room.set()
+        await self._thread.seek_some(starts, epoch)
+
+    def _next_seek(self, partitions: Iterable[TopicPartition]) -> int:
+        self._seek_count += 1
+        self._seek_epochs |= dict.fromkeys(partitions, self._seek_count)
+        return self._seek_count
 
     async def wait_empty(self) -> None:
         """Finish, flush, commit and forget; awaited before the partitions are given away, and on SIGTERM."""
@@ -237,7 +285,7 @@ class BatchTransport(driver.Transport):
     Consumer = BatchConsumer
 
 
-def _by_topic(epoch: int, fetched: Mapping[TP, list[Any]], ends: Mapping[TP, int]) -> list[list[Batch]]:
+def _by_topic(epochs: Mapping[TP, int], fetched: Mapping[TP, list[Any]], ends: Mapping[TP, int]) -> list[list[Batch]]:
     topics: dict[str, list[Batch]] = {}
     for tp, records in fetched.items():
         if records:
@@ -245,7 +293,7 @@ def _by_topic(epoch: int, fetched: Mapping[TP, list[Any]], ends: Mapping[TP, int
                 tp=TopicPartition(tp.topic, tp.partition),
                 records=[Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in records],
                 next_offset=records[-1].offset + 1,
-                seek_epoch=epoch,
+                seek_epoch=epochs[tp],
                 end_offset=ends[tp],
             )
             topics.setdefault(tp.topic, []).append(batch)

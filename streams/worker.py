@@ -40,7 +40,7 @@ from streams.loop import BatchLoop, Sinks
 from streams.metrics import WorkerMetrics
 from streams.observing import workers_folder
 from streams.ownership import PartitionOwner
-from streams.ports import Decoder, Lake, Letters
+from streams.ports import Decoder, Gatekeeper, Lake, Letters
 from streams.privacy import LakeWithoutOriginals, LettersWithoutOriginals, PseudonymDecoder
 from streams.quarantine import PROBING_COMMAND, ProbingQuarantine
 
@@ -54,6 +54,7 @@ def build_app(
     debug: bool = False,
     through: Callable[[Sinks], Sinks] = lambda sinks: sinks,
     probing: Sequence[str] = PROBING_COMMAND,
+    gatekeeper: Gatekeeper | None = None,
 ) -> FeatureApp:
     """Wire a worker together; nothing is consumed before it is started.
 
@@ -61,6 +62,7 @@ def build_app(
         debug: log expected failures with their traceback, too.
         through: what the worker sees of its sinks, for whoever injects faults between the two.
         probing: the command that decodes suspicious records, for whoever injects deadly ones.
+        gatekeeper: says when a topic must halt.
 
     Raises:
         SettingsError: a service has no address, or the key of earlier erasures is not set.
@@ -106,7 +108,7 @@ def build_app(
     )
     loop = BatchLoop(
         settings.worker, decoder, sinks, metrics, clock,
-        log_watch=log_watch, quarantine=quarantine, erasures=erasures,
+        log_watch=log_watch, quarantine=quarantine, erasures=erasures, gatekeeper=gatekeeper,
     )  # fmt: skip
     owner = PartitionOwner(
         loop,
