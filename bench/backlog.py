@@ -46,6 +46,7 @@ class Backlog:
                 "redis": {"url": self.endpoints.redis},
                 "feast": {"project": f"bench_{name}"},
                 "worker": {"group_id": f"bench-{name}"},
+                "gates": {"freshness_policy": "off"},  # the events are of the past
                 **overrides,
             }
         )

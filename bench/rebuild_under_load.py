@@ -173,6 +173,7 @@ def _stack(folder: Path) -> Iterator[Settings]:
                 "redis": {"url": found.redis},
                 "feast": {"project": "bench_rebuild"},
                 "worker": {"group_id": "bench-rebuild"},
+                "gates": {"freshness_policy": "off"},
             }
         )
     finally:

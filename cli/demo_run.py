@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cli.worker_process import worker_process
 from config.errors import ShopstreamError
+from config.quality import GatePolicy
 from config.settings import Settings, load_settings
 from features.catalog import VIEWS
 from schemas.event import Event
@@ -233,6 +234,12 @@ def demo_settings(home: Path, settings: Settings, endpoints: Endpoints) -> Setti
     )
 
 
+def _of_the_past(settings: Settings) -> Settings:
+    """Return settings for traffic that happened long ago: that it is not fresh is no fault."""
+    gates = settings.gates.model_copy(update={"freshness_policy": GatePolicy.OFF})
+    return settings.model_copy(update={"gates": gates})
+
+
 class DemoRun:
     """Runs traffic through a worker on a stack that is up.
 
@@ -241,7 +248,7 @@ class DemoRun:
     """
 
     def __init__(self, settings: Settings, options: DemoOptions, live: Live, tell: Callable[[str], None]) -> None:
-        self._settings = settings
+        self._settings = settings if options.rees46 is None else _of_the_past(settings)
         self._options = options
         self._live = live
         self._tell = tell

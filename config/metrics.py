@@ -101,6 +101,18 @@ WORKER_METRICS: Final = (
         ("topic",),
     ),
     MetricSpec(
+        "shopstream_gate_status",
+        MetricKind.GAUGE,
+        "What a gate says of what this worker read: 0 pass, 1 fail, -1 unknown, 2 overridden",
+        ("topic", "gate"),
+    ),
+    MetricSpec(
+        "shopstream_gate_value",
+        MetricKind.GAUGE,
+        "What the gate compares: a share (nulls, references), records (schema), an age in ms (freshness)",
+        ("topic", "gate"),
+    ),
+    MetricSpec(
         "shopstream_partition_braked",
         MetricKind.GAUGE,
         "1 while the partition is stopped because too many of its records fail, with the most frequent reason",

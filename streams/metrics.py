@@ -48,6 +48,8 @@ class WorkerMetrics:
         self.rebuilding = _pick(created, "shopstream_partition_rebuilding", Gauge)
         self.halted = _pick(created, "shopstream_halted", Gauge)
         self.halted_records = _pick(created, "shopstream_halted_records", Counter)
+        self.gate_status = _pick(created, "shopstream_gate_status", Gauge)
+        self.gate_value = _pick(created, "shopstream_gate_value", Gauge)
         self.braked = _pick(created, "shopstream_partition_braked", Gauge)
         self.expired = _pick(created, "shopstream_expired_records", Counter)
         self.absent = _pick(created, "shopstream_absent_offsets", Counter)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from streams.credentials import refusal
 from streams.endpoint import MetricsEndpoint
 from streams.erasures import KnownErasures
 from streams.faust_app import FeatureApp
+from streams.gate_sources import worker_gates
 from streams.kafka_offsets import KafkaOffsets
 from streams.log_watch import LogWatch
 from streams.loop import BatchLoop, Sinks
@@ -62,10 +64,11 @@ def build_app(
         debug: log expected failures with their traceback, too.
         through: what the worker sees of its sinks, for whoever injects faults between the two.
         probing: the command that decodes suspicious records, for whoever injects deadly ones.
-        gatekeeper: says when a topic must halt.
+        gatekeeper: says when a topic must halt; the gates of the settings if None.
 
     Raises:
-        SettingsError: a service has no address, or the key of earlier erasures is not set.
+        SettingsError: a service has no address, the key of earlier erasures is not set, or a critical field of the
+            gates does not exist.
         TopicError: an event topic is missing, or keeps the producers' timestamps.
         BrokerUnavailableError, OnlineStoreError, RegistryError: a service does not answer.
         AccessDeniedError: a service does not let us in, or not do what a worker does.
@@ -106,6 +109,12 @@ def build_app(
     quarantine = ProbingQuarantine(
         schema_registry.fetch, limits=settings.events, settings=settings.worker, command=probing
     )
+    if gatekeeper is None:
+        gatekeeper = worker_gates(
+            settings, store,
+            worker=f"{os.uname().nodename}-{os.getpid()}", topics=topics, fetch=schema_registry.fetch,
+            metrics=metrics, clock=clock,
+        )  # fmt: skip
     loop = BatchLoop(
         settings.worker, decoder, sinks, metrics, clock,
         log_watch=log_watch, quarantine=quarantine, erasures=erasures, gatekeeper=gatekeeper,

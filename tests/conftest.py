@@ -116,6 +116,7 @@ def settings(stack: Endpoints, tmp_path: Path, cache_dir: Path, monkeypatch: pyt
         "redis": {"url": stack.redis},
         "feast": {"project": f"test_{own}"},
         "worker": {"group_id": f"test-{own}"},
+        "gates": {"freshness_policy": "off"},  # many tests send events of the past
     }
     return load_settings(overrides)
 

@@ -80,6 +80,7 @@ class Arena:
                 "redis": {"url": self.endpoints.redis},
                 "feast": {"project": f"faults_{own}"},
                 "worker": {"group_id": f"faults-{own}", **WORKER, **worker},
+                "gates": {"freshness_policy": "off"},
             }
         )
         settings.home.mkdir(parents=True)

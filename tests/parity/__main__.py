@@ -32,6 +32,7 @@ def main() -> int:
                 "redis": {"url": endpoints.redis},
                 "lake": {"path": home / "lake"},
                 "feast": {"registry_path": home / "feast" / "registry.db"},
+                "gates": {"freshness_policy": "off"},
             }
         )
         ensure_topics(settings)

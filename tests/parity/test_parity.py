@@ -70,6 +70,7 @@ def ran(stack: Endpoints, cache_dir: Path, tmp_path_factory: pytest.TempPathFact
                 "redis": {"url": stack.redis},
                 "feast": {"project": f"test_{own}"},
                 "worker": {"group_id": f"test-{own}"},
+                "gates": {"freshness_policy": "off"},
             }
         )
         recreate_topics(settings)
