@@ -13,6 +13,7 @@ from cli import (
     doctor,
     events,
     features,
+    gates,
     lake,
     parity,
     produce,
@@ -76,6 +77,7 @@ app.add_typer(schema.app, name="schema")
 app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(gates.app, name="gates")
 app.add_typer(lake.app, name="lake")
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
