@@ -175,7 +175,6 @@ def _print_evidence(console: Console, title: str, evidence: dict[str, Any]) -> N
     for partition, (first, last) in evidence.get("offsets", {}).items():
         console.print(f"  partition {partition}: offsets {first:,} to {last:,}", highlight=False)
     for example in evidence.get("examples", []):
+        value = f", value {example['value']!r}" if "value" in example else ""
         place = f"partition {example['partition']} offset {example['offset']}"
-        console.print(
-            f"  {place}: event {example['event_id']}, value {example['value']!r}", highlight=False, markup=False
-        )
+        console.print(f"  for example {place}{value}", highlight=False, markup=False)

@@ -51,10 +51,10 @@ def rules_of(settings: GateSettings) -> dict[str, GateRules]:
 
 @dataclass
 class Evidence:
-    """Where something bad was seen.
+    """Where something bad was seen; it names no user, because it is kept where no erasure looks.
 
     Attributes:
-        newest: the newest of it: partition, offset, event id and value.
+        newest: the newest of it: partition, offset and value; the value is left out where it would name a user.
         offsets: first and last offset by partition.
     """
 
@@ -65,10 +65,12 @@ class Evidence:
         """Add records, and an attribute of their events, or `schema_id`."""
         for row in rows:
             partition, offset = row.record.partition, row.record.offset
-            shown = row.schema_id if value == "schema_id" else getattr(row.event, value)
-            self.newest.append(
-                {"partition": partition, "offset": offset, "event_id": row.event.event_id, "value": shown}
-            )
+            seen: dict[str, Any] = {"partition": partition, "offset": offset}
+            if value == "schema_id":
+                seen["value"] = row.schema_id
+            elif value != "user_id":
+                seen["value"] = getattr(row.event, value)
+            self.newest.append(seen)
             span = self.offsets.setdefault(partition, [offset, offset])
             span[:] = min(span[0], offset), max(span[1], offset)
 
