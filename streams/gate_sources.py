@@ -1,7 +1,7 @@
 """What gates ask beside the log: reference tables, writer schemas; and where their decisions are recorded."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from config.settings import Settings
@@ -104,12 +104,14 @@ def worker_gates(
     fetch: Callable[[int], str],
     metrics: WorkerMetrics,
     clock: Clock,
+    alerts: Sequence[Callable[[GateNews], None]] = (),
 ) -> WorkerGates:
     """Make the gates of a worker.
 
     Args:
         worker: names this process among the workers.
         fetch: text of a writer schema by its id; blocking.
+        alerts: who is told of a decision, beside the lake; blocking.
 
     Raises:
         SettingsError: a critical field does not exist.
@@ -121,7 +123,7 @@ def worker_gates(
         epochs={topic: topics[topic].log_epoch for topic in EVENT_TOPICS},
         tables=LakeTables(lake_of(settings)),
         writers=RegisteredWriters(fetch, settings.gates.expected_schemas),
-        tell=noted_in(lake_of(settings)),
+        tellers=(noted_in(lake_of(settings)), *alerts),
         metrics=metrics,
         clock=clock,
     )

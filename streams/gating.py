@@ -107,7 +107,8 @@ class WorkerGates:
         notes: what is noted beside the fences.
         worker: names this process among the workers.
         epochs: log epoch of each topic.
-        tell: records a decision, and tells somebody; blocking, and called in a thread.
+        tellers: each records a decision, or tells somebody; blocking, and called in a thread. One that fails does not
+            keep the others from it.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class WorkerGates:
         epochs: Mapping[str, str],
         tables: Tables,
         writers: Writers,
-        tell: Callable[[GateNews], None],
+        tellers: Sequence[Callable[[GateNews], None]],
         metrics: WorkerMetrics,
         clock: Clock,
     ) -> None:
@@ -130,7 +131,7 @@ class WorkerGates:
         self._epochs = epochs
         self._tables = tables
         self._writers = writers
-        self._tell = tell
+        self._tellers = tuple(tellers)
         self._metrics = metrics
         self._clock = clock
         self._tables_s: float | None = None
@@ -260,11 +261,12 @@ class WorkerGates:
             state.counting.tables = tables
 
     def _told(self, news: GateNews) -> None:
-        self._start(self._told_in_a_thread(news))
+        for tell in self._tellers:
+            self._start(self._told_in_a_thread(tell, news))
 
-    async def _told_in_a_thread(self, news: GateNews) -> None:
+    async def _told_in_a_thread(self, tell: Callable[[GateNews], None], news: GateNews) -> None:
         try:
-            await asyncio.to_thread(self._tell, news)
+            await asyncio.to_thread(tell, news)
         except ShopstreamError as error:  # the halt itself stands in Redis
             logger.error("gate %s of %s: this was not recorded (%s): %s", news.gate, news.topic, error, news.detail)  # noqa: TRY400
 

@@ -94,7 +94,7 @@ class World:
             epochs={CLICKS_TOPIC: "e", CARTS_TOPIC: "e"},
             tables=tables or Tables(),
             writers=Writers(),
-            tell=tell or self.news.append,
+            tellers=[*([tell] if tell else []), self.news.append],
             metrics=WorkerMetrics(CollectorRegistry()),
             clock=Clock(),
         )
@@ -241,6 +241,7 @@ def test_a_halt_is_not_lost_when_redis_or_the_lake_do_not_take_it(caplog: pytest
     world.notes.is_down = True
     assert all(world.judge(batch(500, 500, bad=0.5)))
     assert "this was not recorded" in caplog.text
+    assert [news.step for news in world.news] == ["halted"]
     world.notes.is_down = False
     assert all(world.judge(batch(1_000, 10)))
     assert world.notes.notes.halt is not None
