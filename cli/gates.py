@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
 from schemas.event import EVENT_TOPICS
@@ -129,7 +129,7 @@ def _time(at_ms: int | None) -> str:
 
 
 def _print_status(console: Console, payload: dict[str, Any]) -> None:
-    table = Table("topic", "gate", "policy", "status", "since", "what was seen")
+    table = Table(Column("topic", no_wrap=True), "gate", "policy", "status", "since", "what was seen")
     for topic in payload["topics"]:
         for row in topic["gates"]:
             shown = f"[{_COLOURS[row['status']]}]{row['status'].upper()}[/]"

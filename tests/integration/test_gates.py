@@ -97,7 +97,6 @@ def test_a_null_bug_halts_its_view_only_and_after_a_resume_nothing_is_missing(
         assert run(settings, monkeypatch, "explain", "clicks")[1]["next_steps"][-1].startswith("Then accept")
         shown = CliRunner().invoke(app, ["gates", "explain", "clicks"])
         assert shown.exit_code == 0, shown.output
-        print(shown.output)  # noqa: T201  # told when the test fails
         assert "for example partition" in shown.output
 
         code, payload = run(settings, monkeypatch, "resume", "clicks", "--reason", "the field is optional")
