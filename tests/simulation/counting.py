@@ -25,6 +25,18 @@ class _Ignored:
         """Observe nothing."""
 
 
+class _Halted(_Ignored):
+    """Counts records of halted partitions."""
+
+    count = 0
+
+    def labels(self, *labels: str) -> "_Halted":
+        return self
+
+    def inc(self, amount: float = 1) -> None:
+        self.count += round(amount)
+
+
 class _Outcomes:
     """Counts records by outcome."""
 
@@ -49,6 +61,7 @@ class CountingMetrics(WorkerMetrics):
 
     Attributes:
         outcomes: records by outcome.
+        read_while_halted: those that were read while their partition was halted.
     """
 
     def __init__(self) -> None:
@@ -58,3 +71,6 @@ class CountingMetrics(WorkerMetrics):
             setattr(self, name, ignored)
         records: Any = _Outcomes(self.outcomes)
         self.records = records
+        self.read_while_halted = _Halted()
+        halted: Any = self.read_while_halted
+        self.halted_records = halted

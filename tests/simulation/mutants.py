@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -25,6 +26,7 @@ from sinks.exact_append import ExactAppender
 from sinks.rows import FeatureLogRow
 from streams.errors import SinkFailedError
 from streams.flushing import Flusher
+from streams.halting import HaltWatch
 from streams.loop import BatchLoop
 from tests.fakes import lake as lake_fake
 from tests.fakes import online as online_fake
@@ -211,11 +213,8 @@ def _the_seek_epoch_is_not_compared(stack: ExitStack) -> None:
     current = BatchLoop._is_current
 
     def mutant(self: BatchLoop, batch: Any) -> bool:
-        seek_epoch, self._seek_epoch = self._seek_epoch, batch.seek_epoch
-        try:
-            return current(self, batch)
-        finally:
-            self._seek_epoch = seek_epoch
+        progress = self.partitions.get(batch.tp)
+        return current(self, batch if progress is None else replace(batch, seek_epoch=progress.seek_epoch))
 
     _replace(stack, BatchLoop, "_is_current", mutant)
 
@@ -328,6 +327,87 @@ def _a_fence_that_is_lost_during_the_assignment_is_put_back(stack: ExitStack) ->
 def _flushing_goes_on_after_a_flush_that_failed(stack: ExitStack) -> None:
     never = property(lambda self: False, lambda self, value: None)
     stack.enter_context(patch.object(Flusher, "_is_unfinished", never, create=True))
+
+
+@_mutant
+def _a_halted_partition_is_committed_as_far_as_it_was_read(stack: ExitStack) -> None:
+    flush = Flusher.flush
+
+    async def mutant(self: Flusher) -> None:
+        read = {tp: progress.next_offset for tp, progress in self._partitions.items()}
+        await flush(self)
+        for tp, progress in self._partitions.items():
+            progress.flushed_offset = max(progress.flushed_offset, read.get(tp, 0))
+
+    _replace(stack, Flusher, "flush", mutant)
+
+
+@_mutant
+def _a_resume_does_not_read_again(stack: ExitStack) -> None:
+    async def rewind(self: BatchLoop, starts: Any) -> dict[Any, int]:
+        for tp in starts:
+            self.partitions[tp].halted_since_ms = 0
+            self.partitions[tp].applied_offset = self.partitions[tp].next_offset
+        return {}
+
+    _replace(stack, BatchLoop, "rewind", rewind)
+
+
+@_mutant
+def _what_was_fetched_before_a_rewind_is_taken(stack: ExitStack) -> None:
+    rewound, current = BatchLoop.rewound, BatchLoop._is_current
+    former: dict[int, set[Any]] = {}
+
+    def mutant(self: BatchLoop, partitions: Any, seek_epoch: int) -> None:
+        former.setdefault(seek_epoch, set()).update(partitions)
+        rewound(self, partitions, seek_epoch)
+
+    def is_current(self: BatchLoop, batch: Any) -> bool:
+        progress = self.partitions.get(batch.tp)
+        is_old = progress is not None and batch.tp in former.get(progress.seek_epoch or 0, ())
+        return current(self, replace(batch, seek_epoch=progress.seek_epoch) if is_old and progress else batch)
+
+    _replace(stack, BatchLoop, "rewound", mutant)
+    _replace(stack, BatchLoop, "_is_current", is_current)
+
+
+@_mutant
+def _what_is_buffered_is_not_flushed_before_a_rewind(stack: ExitStack) -> None:
+    process = BatchLoop.rewind
+
+    async def rewind(self: BatchLoop, starts: Any) -> dict[Any, int]:
+        for tp in starts:
+            self.partitions[tp].take()
+        return await process(self, starts)
+
+    _replace(stack, BatchLoop, "rewind", rewind)
+
+
+@_mutant
+def _letters_of_a_halted_partition_are_written(stack: ExitStack) -> None:
+    buffer = BatchLoop._buffer
+
+    def mutant(self: BatchLoop, work: Any, servable_ms: int | None) -> None:
+        buffer(self, work, servable_ms)
+        if servable_ms is None:
+            self.partitions[work.batch.tp].letters.extend(work.letters)
+
+    _replace(stack, BatchLoop, "_buffer", mutant)
+
+
+@_mutant
+def _a_halt_by_somebody_else_is_overlooked(stack: ExitStack) -> None:
+    _replace(stack, HaltWatch, "heed", lambda self, progress, fence: False)
+
+
+@_mutant
+def _the_tripping_batch_is_applied(stack: ExitStack) -> None:
+    async def mutant(self: HaltWatch, topic: str, works: Any) -> None:
+        assert self._gatekeeper is not None
+        if await self._gatekeeper.judge(topic, works):
+            await self._fences.halt(topic, 1)
+
+    _replace(stack, HaltWatch, "judge", mutant)
 
 
 @_replay_mutant

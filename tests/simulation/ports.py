@@ -18,6 +18,7 @@ from sinks.lake import LakeSink
 from sinks.lake_root import Lake
 from sinks.rows import FlushReport, PartitionFlush
 from sinks.tables import LakeTable
+from streams.decoding import DecodedBatch
 from streams.ports import Positions, TopicPartition
 from tests.crash_points import WatchedAppender
 from tests.simulation.load import LATE_SCHEMA_ID
@@ -92,6 +93,7 @@ class OnlinePort:
         """Write states; in an outage, sometimes only some of them."""
         world, life = self._link.world, self._link.life
         for user, _ in rows:
+            self._link.life.looks_free(world.partition_of(topic, user), f"stores {user}")
             if (topic, user) not in life.loaded and not life.keeps_cache:
                 world.violate(Promise.LOADED, f"{life.name} stores {user} in {topic}, which it has not loaded")
 
@@ -114,7 +116,9 @@ class FencePort:
 
     async def read(self, topic: str) -> dict[int, Fence]:
         """Read fences."""
-        return await self._link.call("fence", lambda: self._fences.read(topic))
+        found = await self._link.call("fence", lambda: self._fences.read(topic))
+        self._link.life.learns(topic, found)
+        return found
 
     async def advance(self, topic: str, partition: int, fence: Fence) -> None:
         """Put or advance a fence."""
@@ -209,6 +213,10 @@ class LetterPort:
     async def write(self, letters: Sequence[DeadLetter], /) -> None:
         """Publish letters; in an outage, sometimes only some of them."""
         world = self._link.world
+        for letter in letters:
+            progress = self._link.life.loop.partitions.get(TopicPartition(letter.topic, letter.partition))
+            if progress is not None and letter.offset >= progress.applied_offset:
+                world.violate(Promise.HALTS, f"the letter of {progress.tp} {letter.offset} is published, unapplied")
 
         async def effect() -> None:
             told = letters
@@ -219,6 +227,19 @@ class LetterPort:
                 raise failure("letters", "half-way")
 
         await self._link.call("letters", effect)
+
+
+class Gates:
+    """Implements `streams.ports.Gatekeeper`: says what the plan of the run does."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def judge(self, topic: str, works: Sequence[DecodedBatch]) -> str | None:
+        """Tell whether the topic must halt."""
+        world, life = self._link.world, self._link.life
+        self._link.life.judged_count += sum(len(work.batch.records) for work in works)
+        return "as planned" if any(halt.by == life.number % 2 for halt in world.halts(topic)) else None
 
 
 class DecoderPort:

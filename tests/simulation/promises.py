@@ -24,6 +24,7 @@ class Promise(StrEnum):
     LOADED = "a state is built only on what was loaded since its partition was assigned"
     COUNTS = "the outcomes add up to what was read"
     TOLD = "readers of lost states are told REBUILDING"
+    HALTS = "a halted topic gets raw rows and nothing else, and no other waits for it"
     PARITY = "live, a replay of the log and a replay of the lake give the same"
     QUIET = "the run comes to rest, everything committed"
     EXPECTED = "nothing fails in an unexpected way"

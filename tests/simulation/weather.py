@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from schemas.event import EVENT_TOPICS
 from tests.crash_points import CRASH_POINTS
 from tests.simulation.load import Load
 
@@ -89,14 +90,28 @@ class KeptCache:
     """Workers keep the states of partitions that they have given away, and build on them when those come back."""
 
 
-Fault = AtPoint | AtTime | Outage | Slowness | StoreLoss | HangingCommit | KeptCache
+@dataclass(frozen=True)
+class Halt:
+    """A topic is halted for a while, and resumed at its end.
+
+    Attributes:
+        by: which workers' gatekeepers halt it, by the number of the worker modulo two; None if somebody else does.
+    """
+
+    topic: str
+    at_s: float
+    end_s: float
+    by: int | None
+
+
+Fault = AtPoint | AtTime | Outage | Slowness | StoreLoss | HangingCommit | KeptCache | Halt
 
 
 def make_faults(rng: Random, load: Load) -> tuple[Fault, ...]:
-    """Decide the faults of a run; one run in eight has none."""
-    if rng.random() < 1 / 8:
-        return ()
+    """Decide the faults of a run; one run in eight has none, or only halts."""
     ends_s = load.produced[-1].at_s + 1
+    if rng.random() < 1 / 8:
+        return tuple(_halt(rng, rng.uniform(0.5, ends_s))) if rng.random() < 0.5 else ()
     faults: list[Fault] = []
     for _ in range(rng.randint(1, 4)):
         at_s = rng.uniform(0.5, ends_s)
@@ -164,6 +179,33 @@ def _hang(rng: Random, at_s: float) -> list[Fault]:
     return [HangingCommit(rng.randint(1, 4), rng.choice((2.0, 70.0)))]
 
 
+def _halt(rng: Random, at_s: float) -> list[Fault]:
+    """A topic is halted, perhaps twice; sometimes while something is under way."""
+    topic = rng.choice(EVENT_TOPICS)
+    end_s = at_s + rng.choice((0.2, 2.0, 6.0, 25.0))
+    halts: list[Fault] = [Halt(topic, at_s, end_s, rng.choice((None, 0, 1)))]
+    if rng.random() < 0.3:
+        again_s = end_s + rng.choice((0.1, 1.0, 4.0))
+        halts.append(Halt(topic, again_s, again_s + rng.choice((0.5, 5.0)), rng.choice((None, 0, 1))))
+    return halts
+
+
+def _troubled_halt(rng: Random, at_s: float) -> list[Fault]:
+    """A worker comes, goes, dies or waits for something while a topic is halted, or just as it is resumed."""
+    halts = _halt(rng, at_s)
+    first = halts[0]
+    assert isinstance(first, Halt)
+    around_s = rng.choice((first.at_s, first.end_s)) + rng.uniform(-0.5, 1.5)
+    trouble = rng.randrange(4)
+    if trouble == 0:
+        return [*halts, AtTime(rng.choice(("kill", "stop", "join")), max(0.1, around_s), rng.randrange(3))]
+    if trouble == 1:
+        return [*halts, *(Slowness(service, around_s, around_s + 4, 1.0) for service in ("fetch", "fence"))]
+    if trouble == 2:
+        return [*halts, Slowness(rng.choice(SERVICES), around_s, around_s + 4, rng.choice((0.5, 2.0)))]
+    return [*halts, AtPoint(rng.choice(CRASH_POINTS), rng.randint(1, 8))]
+
+
 _MAKERS: Final = {
     "crash": _crash,
     "zombie": _zombie,
@@ -174,6 +216,8 @@ _MAKERS: Final = {
     "slow and failing": _slow_and_failing,
     "loss": _loss,
     "hang": _hang,
+    "halt": _halt,
+    "troubled halt": _troubled_halt,
 }
 _KINDS: Final = tuple(_MAKERS)
-_WEIGHTS: Final = (5, 4, 2, 3, 4, 2, 5, 3, 1)
+_WEIGHTS: Final = (5, 4, 2, 3, 4, 2, 5, 3, 1, 2, 4)

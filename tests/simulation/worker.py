@@ -1,11 +1,12 @@
 """One life of one simulated worker: the real loop and owner, driven as `streams.transport` and Faust drive them."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from config.errors import ShopstreamError
 from config.settings import EventSettings
+from feature_repo.fence import Fence
 from schemas.codec import Codec
 from schemas.event import EVENT_TOPICS
 from streams.log_watch import LogWatch
@@ -58,12 +59,15 @@ class Life:
         loaded: (topic, user) of the states that it has loaded since its last assignment.
         keeps_cache: it does not forget the states of partitions that it has given away: compare-and-set must do.
         was_cut_short: it was killed, so what it counted last may not have been noted here.
-        read_count: records of the batches that it has processed.
+        read_count: records of the batches that it has applied.
+        halted_count: records that it has read without applying them.
+        judged_count: records that its gatekeeper has seen.
     """
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: "World", number: int) -> None:
         self.world = world
-        self.name = name
+        self.number = number
+        self.name = name = f"worker-{number}"
         self.is_alive = True
         self.is_ending = False
         self.is_started = False
@@ -72,7 +76,9 @@ class Life:
         self.keeps_cache = world.caches_are_kept
         self._kept: dict[str, StateCache] = {}
         self.was_cut_short = False
-        self.read_count = 0
+        self.read_count = self.halted_count = self.judged_count = 0
+        self._known_halted: set[TopicPartition] = set()
+        self._halted_at_batch: dict[str, frozenset[TopicPartition]] = {}
         self.member = Member(name)
         self._resumed: asyncio.Event | None = None
         self._stop = asyncio.Event()
@@ -82,7 +88,9 @@ class Life:
         self._committing = asyncio.Lock()
         self._room = FetchRoom()
         self._positions: dict[TopicPartition, int] = {}
-        self._seek_epoch = 0
+        self._seek_count = 0
+        self._seek_epochs: dict[TopicPartition, int] = {}  # as the consumer's thread has them
+        self._expected_epochs: dict[TopicPartition, int] = {}
         self._queues: dict[str, asyncio.Queue[list[Batch]]] = {topic: asyncio.Queue() for topic in EVENT_TOPICS}
         self._build()
         self.spawn(self._membership())
@@ -91,6 +99,7 @@ class Life:
             self.spawn(self._agent(topic))
         self.spawn(self._flush_and_commit())
         self.spawn(self._watch())
+        self.spawn(self._read_again())
 
     def _build(self) -> None:
         world = self.world
@@ -105,7 +114,10 @@ class Life:
         offsets = ports.OffsetPort(link)
         log_watch = LogWatch(offsets, interval_s=10.0, clock=clock)
         decoder = ports.DecoderPort(link, codec)
-        self.loop = BatchLoop(world.settings, decoder, sinks, self.metrics, clock, log_watch=log_watch)
+        gates = ports.Gates(link)
+        self.loop = BatchLoop(
+            world.settings, decoder, sinks, self.metrics, clock, log_watch=log_watch, gatekeeper=gates
+        )
         self.owner = PartitionOwner(
             self.loop,
             world.settings,
@@ -229,11 +241,14 @@ class Life:
         if generation != self.member.generation:
             self.tell("was given other partitions while it started")
         self._positions = dict(starts)
-        self._seek_epoch += 1
+        self._seek_count += 1
+        self._seek_epochs = dict.fromkeys(starts, self._seek_count)
+        self._expected_epochs = dict(self._seek_epochs)
         self._room.clear()
         self.wake.set()
         self.loaded.clear()
-        self.owner.opened(self._seek_epoch)
+        self._known_halted.clear()
+        self.owner.opened(self._seek_count)
         if self.keeps_cache:
             self.loop._caches.update({topic: self._kept[topic] for topic in self.loop._caches if topic in self._kept})
         self.is_started = True
@@ -290,16 +305,20 @@ class Life:
             await self.wake.wait()
             return
         await world.sleep(world.rng.choice((0.01, 0.1, 0.4)))
-        epoch, topics = self._seek_epoch, self._taken(found)
+        topics = self._taken(found)
         # a seek may come in between
         await world.sleep(world.delay_s("fetch") if world.rng.random() < 0.7 else world.rng.uniform(0.0, 3.0))
         await self.gate()
-        for topic, batches in topics.items():
+        for topic, fetched in topics.items():
             if not self._flow.is_set():
                 return
-            self._room.taken(batch.tp for batch in batches)
-            self._queues[topic].put_nowait(batches)
-            assert all(batch.seek_epoch == epoch for batch in batches)
+            batches = [batch for batch in fetched if self._is_current(batch)]
+            if batches:
+                self._room.taken(batch.tp for batch in batches)
+                self._queues[topic].put_nowait(batches)
+
+    def _is_current(self, batch: Batch) -> bool:
+        return batch.seek_epoch == self._expected_epochs.get(batch.tp)
 
     def _taken(self, partitions: Sequence[TopicPartition]) -> dict[str, list[Batch]]:
         """Take records from where the consumer stands, and move it on."""
@@ -313,7 +332,7 @@ class Life:
                 continue
             next_offset = records[-1].offset + 1
             self._positions[tp] = next_offset
-            batch = Batch(tp, records, next_offset, self._seek_epoch, self.world.logs.end(tp))
+            batch = Batch(tp, records, next_offset, self._seek_epochs[tp], self.world.logs.end(tp))
             topics.setdefault(tp.topic, []).append(batch)
         return topics
 
@@ -322,25 +341,69 @@ class Life:
             batches = await self._queues[topic].get()
             await self.gate()
             accepted = [batch for batch in batches if self.loop.accepts(batch)]
+            self._halted_at_batch[topic] = frozenset(self._known_halted)
             try:
                 await self.loop.process(batches)
             finally:
                 self.unfenced.discard(topic)
                 self._count(accepted)
                 for batch in batches:
-                    if batch.seek_epoch == self._seek_epoch:
+                    if self._is_current(batch):
                         self._room.done(batch.tp)
                 self.wake.set()
 
     def _count(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             progress = self.loop.partitions.get(batch.tp)
-            if progress is not None and progress.next_offset >= batch.next_offset:
-                self.read_count += len(batch.records)
-                self.tell(
-                    f"has processed {batch.tp.topic}-{batch.tp.partition} {batch.records[0].offset}"
-                    f"..{batch.next_offset - 1}"
-                )
+            if progress is None or progress.next_offset < batch.next_offset:
+                continue
+            is_applied = progress.applied_offset >= batch.next_offset
+            self.read_count += len(batch.records) if is_applied else 0
+            self.halted_count += 0 if is_applied else len(batch.records)
+            self.tell(
+                f"has {'processed' if is_applied else 'read'} {batch.tp.topic}-{batch.tp.partition} "
+                f"{batch.records[0].offset}..{batch.next_offset - 1}"
+            )
+
+    # -- halts -----------------------------------------------------------------------------------------------------
+
+    def learns(self, topic: str, fences: Mapping[int, Fence]) -> None:
+        """Learn from fences which partitions are halted."""
+        for partition, fence in fences.items():
+            change = self._known_halted.add if fence.is_halted else self._known_halted.discard
+            change(TopicPartition(topic, partition))
+
+    def looks_free(self, tp: TopicPartition, what: str) -> None:
+        """See that nothing is applied to a partition of which this worker knew, or should know, that it is halted."""
+        progress = self.loop.partitions.get(tp)
+        knew = tp in self._known_halted and tp in self._halted_at_batch.get(tp.topic, ())
+        if knew or (progress is not None and progress.is_halted):
+            self.world.violate(Promise.HALTS, f"{self.name} {what} in {tp}, which it knows to be halted")
+
+    async def _read_again(self) -> None:
+        """Do what the app's housekeeping and the transport do when a halt has ended."""
+        while True:
+            await self.world.sleep(0.25)
+            await self.gate()
+            starts = await self.owner.resume_freed()
+            if not starts:
+                continue
+            self._seek_count += 1
+            seek_epoch = self._seek_count
+            for tp in starts:
+                self._expected_epochs[tp] = seek_epoch
+                self._room.forget(tp)
+            self.owner.rewound(starts.keys(), seek_epoch)
+            self.tell(f"goes back to {_named(starts)}")
+            self.spawn(self._seek_back(starts, seek_epoch))
+
+    async def _seek_back(self, starts: Mapping[TopicPartition, int], seek_epoch: int) -> None:
+        await self.world.sleep(self.world.rng.choice((0.0, 0.0, 0.05, 0.5)))
+        await self.gate()
+        for tp, offset in starts.items():
+            if self._seek_epochs.get(tp, seek_epoch) < seek_epoch:
+                self._positions[tp], self._seek_epochs[tp] = offset, seek_epoch
+        self.wake.set()
 
     # -- flushes and commits ---------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from streams.ports import TopicPartition
 from tests.fakes.lake import MemoryLake
 from tests.simulation import virtual_time
 from tests.simulation.broker import Group, Logs
-from tests.simulation.load import LATE_SCHEMA_ID, SCHEMA_IDS, Load, make_load
+from tests.simulation.load import BASE_MS, LATE_SCHEMA_ID, SCHEMA_IDS, Fate, Load, make_load
 from tests.simulation.parity import look_at_parity
 from tests.simulation.promises import Promise, Truth, Violation
 from tests.simulation.store import Copy, Store
@@ -32,6 +32,7 @@ from tests.simulation.weather import (
     AtPoint,
     AtTime,
     Fault,
+    Halt,
     HangingCommit,
     KeptCache,
     Outage,
@@ -42,6 +43,7 @@ from tests.simulation.weather import (
 from tests.simulation.worker import Life
 
 QUIET_DEADLINE_S: Final = 400.0
+HALT_SETTLED_S: Final = 6.0
 
 _plan_for: Final = cache(plan_for)  # pure, and every worker that starts asks for it
 _own_schema: Final = cache(own_schema)
@@ -252,6 +254,14 @@ class World:
                 return fault
         return None
 
+    def halts(self, topic: str) -> list[Halt]:
+        """Return the halts of a topic that last now, by their plan."""
+        return [
+            fault
+            for fault in self.faults
+            if isinstance(fault, Halt) and fault.topic == topic and fault.at_s <= self.now_s < fault.end_s
+        ]
+
     # -- the broker's answers --------------------------------------------------------------------------------------
 
     async def commit(self, life: Life, generation: int, offsets: Mapping[TopicPartition, int]) -> bool:
@@ -284,6 +294,10 @@ class World:
             elif at in dead and at not in raw and (*tp, at) not in self.published:
                 self.violate(Promise.COMMITS, f"{named}, but the letter of offset {at} was not published")
         if not self.store.was_lost:
+            if offset > self.store.fences.reached(tp):
+                self.violate(
+                    Promise.COMMITS, f"{tp} was committed up to {offset}, past {self.store.fences.reached(tp)}"
+                )
             for user, at in self.truth.sure_events(tp, before, offset):
                 stored = self.store.states.rows.get((tp.topic, user))
                 if stored is None:
@@ -313,7 +327,7 @@ class World:
 
     def _start(self) -> None:
         self._life_count += 1
-        life = Life(self, f"worker-{self._life_count}")
+        life = Life(self, self._life_count)
         life.tell("starts")
         self.lives.append(life)
 
@@ -352,8 +366,39 @@ class World:
                 await self.sleep(0.05)
             self.tell("Redis is emptied" if fault.copied_s is None else f"Redis is as it was at {fault.copied_s:.3f}")
             self.store.lose(copy)
+        elif isinstance(fault, Halt):
+            await self._halt(fault)
         elif isinstance(fault, Outage | Slowness):
             await self.sleep(fault.end_s)
+
+    async def _halt(self, fault: Halt) -> None:
+        await self.sleep(fault.at_s)
+        if fault.by is None:
+            self.tell(f"{fault.topic} is halted")
+            self.store.fences.halt_blocking(fault.topic, BASE_MS)
+        await self.sleep(fault.end_s - self.now_s)
+        self._look_at_halt(fault)
+        if not self.halts(fault.topic):
+            self.tell(f"{fault.topic} is resumed")
+            self.store.fences.free_blocking(fault.topic)
+
+    def _look_at_halt(self, fault: Halt) -> None:
+        """See at its end that raw rows have landed, and that the other topics have gone on."""
+        settled_s = self.now_s - HALT_SETTLED_S
+        if settled_s < fault.at_s or any(not isinstance(other, Halt) for other in self.faults):
+            return
+        for made in self.load.produced:
+            if made.at_s > settled_s or (made.fate is not Fate.EVENT and made.tp.topic == fault.topic):
+                continue
+            at, topic_id = made.record.offset, self.load.topics[made.tp.topic].topic_id
+            raw = self.lake.tables["raw_events"].positions.get((topic_id, *made.tp), {})
+            if made.fate is Fate.EVENT and at not in raw:
+                self.violate(Promise.HALTS, f"{made.tp} {at} is not in raw_events at {fault}")
+            if self._was_never_halted(made.tp.topic) and at >= self.store.fences.reached(made.tp):
+                self.violate(Promise.HALTS, f"{made.tp} {at} is not applied, and only {fault.topic} is halted")
+
+    def _was_never_halted(self, topic: str) -> bool:
+        return not any(isinstance(fault, Halt) and fault.topic == topic for fault in self.faults)
 
     def _happen(self, fault: AtTime) -> None:
         if fault.what == "join":
@@ -398,6 +443,8 @@ class World:
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition() and self.violation is None:
             await self.sleep(0.5)
+            for topic in self.load.topics:  # a gatekeeper's answer was late, or an older copy of Redis was halted
+                self.store.fences.free_blocking(topic)
             if self.now_s > QUIET_DEADLINE_S:
                 lags = {tuple(tp): (self.group.committed.get(tp), self.logs.end(tp)) for tp in self.load.partitions}
                 alive = [life.name for life in self.running()]
