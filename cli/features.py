@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
 from cli.definitions import compare, retire
+from config.words import moment
 from features.catalog import DEFINITION_VERSION, FEATURES, WINDOWS
 
 if TYPE_CHECKING:
@@ -105,11 +106,11 @@ def _print(console: Console, user: "UserFeatures") -> None:
 
 
 def _freshness(view: "ViewFreshness") -> str:
+    since = f" since {moment(view.halted_since_ms)}" if view.halted_since_ms else ""
     if view.age_ms is None:
-        return str(view.status)
-    return (
-        f"{view.status}  age {view.age_ms / 1_000:,.1f} s  newest event {view.newest_event_ms}  version {view.version}"
-    )
+        return f"{view.status}{since}"
+    age = f"age {view.age_ms / 1_000:,.1f} s"
+    return f"{view.status}{since}  {age}  newest event {view.newest_event_ms}  version {view.version}"
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import JsonFlag, emit, invocation
+from config.words import moment
 
 
 def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
@@ -41,6 +42,10 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
             "p99": workers.freshness_quantile_ms(0.99),
         },
         "rebuilding_partitions": workers.rebuilding,
+        "halted_partitions": [
+            {"topic": tp.topic, "partition": tp.partition, "halted_since_ms": since_ms}
+            for tp, since_ms in sorted(workers.halted.items())
+        ],
         "braked_partitions": [
             {"topic": tp.topic, "partition": tp.partition, "reason": reason}
             for tp, reason in sorted(workers.braked.items())
@@ -68,6 +73,16 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
     if payload["rebuilding_partitions"]:
         count, command = payload["rebuilding_partitions"], "shopstream replay --into online"
         console.print(f"[yellow]{count} partitions are REBUILDING: {command}[/yellow]")
+    since_ms: dict[str, int] = {}
+    for halted in payload["halted_partitions"]:
+        topic = halted["topic"]
+        since_ms[topic] = min(halted["halted_since_ms"], since_ms.get(topic, halted["halted_since_ms"]))
+    for topic, first_ms in since_ms.items():
+        console.print(
+            f"[red]{topic} is HALTED since {moment(first_ms)}: nothing is applied to it, raw events keep landing. "
+            "`shopstream gates explain` tells why[/red]",
+            highlight=False,
+        )
     for braked in payload["braked_partitions"]:
         console.print(
             f"[red]{braked['topic']}-{braked['partition']} is stopped: too many of its records are dead letters "

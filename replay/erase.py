@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from feature_repo.erasing import ANY_VERSION, Mark
 from replay.erasure_ports import Ports
+from replay.errors import StillHaltedError
 from replay.last_copies import LastCopy
 from sinks.derived_tables import SERVED
 from sinks.erasing import TableEraser, TableErasure, erasable_tables, logs_of_users
@@ -150,6 +151,7 @@ def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S, erase_sets
         SettingsError: earlier erasures were noted under another key.
         LakeBusyError: other upkeep of the lake is under way.
         NotCommittedError: workers run, and did not come past the request in time.
+        StillHaltedError: workers run, and cannot.
         LakeUnavailableError, OnlineStoreError, BrokerUnavailableError: something does not answer.
     """
     lake = _folder(ports)
@@ -253,6 +255,10 @@ class _Erasure:
     def _wait(self, wait_s: float) -> int:
         tombstones = self._tombstones()
         ends = {log: tombstones.end_of(self._user_id, log) for log in self._ports.logs}
+        behind = {log.topic for log in self._ports.watch.unread(ends)}
+        halted = [topic for topic in self._ports.halted() if topic in behind]
+        if halted and self._ports.watch.is_live():
+            raise StillHaltedError(halted)
         return self._ports.watch.wait_past(ends, wait_s, self._ports.progress)
 
     def _wait_for_answers(self, gone_ms: int) -> None:

@@ -1,7 +1,7 @@
 """What an erasure works on: Kafka, the workers' group, the online store, the key of the hashes."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,6 +48,7 @@ class Ports:
     Attributes:
         topics: the event topics as they are.
         now_ms: wall clock, integer milliseconds UTC.
+        halted: topics to which nothing is applied at present.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Ports:
     states: "ErasedStates"
     progress: Progress
     now_ms: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+    halted: Callable[[], Sequence[str]] = field(default=lambda: ())
 
     @classmethod
     def open(cls, settings: Settings, progress: Progress = lambda _: None) -> "Ports":
@@ -68,6 +70,7 @@ class Ports:
             BrokerUnavailableError, TopicError: Kafka does not answer, or has no such topic.
         """
         from feature_repo.erasing import ErasedStates
+        from feature_repo.fence import FenceStore
         from feature_repo.opening import open_feature_store
 
         local_folder(lake_of(settings), "An erasure")
@@ -75,8 +78,14 @@ class Ports:
         settings.require("kafka", "redis")
         described = describe_topics(settings)
         topics = {topic: described[topic] for topic in EVENT_TOPICS}
-        states = ErasedStates(open_feature_store(settings))
-        return cls(settings, pseudonyms, topics, GroupWatch(settings, topics), states, progress)
+        store = open_feature_store(settings)
+        fences = FenceStore.beside(store)
+
+        def halted() -> list[str]:
+            return [topic for topic in topics if any(each.is_halted for each in fences.read_blocking(topic).values())]
+
+        watch = GroupWatch(settings, topics)
+        return cls(settings, pseudonyms, topics, watch, ErasedStates(store), progress, halted=halted)
 
     def close(self) -> None:
         """Close the connection to Redis."""

@@ -18,7 +18,8 @@ ReplayError
 ├── ReplayRunningError   a replay of this range is under way
 ├── CatalogChangedError  a backfill goes on with another catalog of features than it began with
 ├── NoSuchDefinitionError    there is nothing of a definition version
-└── NotCommittedError    the workers have not come past an erasure yet
+├── NotCommittedError    the workers have not come past an erasure yet
+└── StillHaltedError     a topic is halted, and the workers cannot come past an erasure
 """
 
 from collections.abc import Sequence
@@ -113,6 +114,17 @@ class NoSuchLetterError(ReplayError):
 
 class NotReadYetError(ReplayError):
     """No worker has read, within the time given, what was published again."""
+
+
+class StillHaltedError(ReplayError):
+    """A topic is halted: workers hold back what is to be erased, until somebody resumes it."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        super().__init__(
+            f"{', '.join(topics)} is halted by a gate, so the workers do not come past the request.",
+            hint="The request is noted. Resume it (`shopstream gates status`), or stop all workers; then run the same "
+            "command again: it goes on from there.",
+        )
 
 
 class NotCommittedError(ReplayError):

@@ -141,6 +141,9 @@ class MovePlanner:
         (from_epoch,) = former
         first_offsets = await asyncio.to_thread(self._first_offsets, topic, from_epoch, info)
         planned = MovePlan(topic, from_epoch, info.log_epoch, first_offsets, bool(fences))
+        if any(fence.is_halted for fence in fences.values()):
+            # the lake holds events that no gate has let pass, and lacks the letters that lie among them
+            return replace(planned, problem=f"{topic}: it is halted by a gate. Resume it first")
         was_applied = any(fence.next_offset for fence in fences.values() if fence.epoch == from_epoch)
         tombstones = await self._ports.repair.tombstones()
         return await asyncio.to_thread(self._measured, planned, tombstones, was_applied=was_applied)

@@ -75,10 +75,15 @@ async def opened_repair_ports(
 
 
 def repair_ports(settings: Settings, store: Any) -> RepairPorts:
-    """Return what a repair needs, over an open feature store."""
+    """Return what a repair needs, over an open feature store.
+
+    While a topic is halted the lake holds events that are not to be applied yet: it is read as far as live has come.
+    """
     from feature_repo.erasing import ErasedStates
-    from feature_repo.fence import FenceStore
+    from feature_repo.fence import Fence, FenceStore
     from feature_repo.states import StateStore
+    from replay.applied_source import AppliedSource
+    from replay.sources import LakeSource
     from schemas.privacy import Pseudonyms
     from sinks.online import OnlineSink
     from streams.adapters import FeastStates
@@ -86,10 +91,16 @@ def repair_ports(settings: Settings, store: Any) -> RepairPorts:
     from streams.erasures import KnownErasures
 
     pseudonyms = Pseudonyms.with_key_of(settings.privacy)
+    fences = FenceStore.beside(store)
+
+    def halted(topic: str) -> dict[int, Fence]:
+        return {number: fence for number, fence in fences.read_blocking(topic).items() if fence.is_halted}
+
     return RepairPorts(
         lake=lake_of(settings),
+        open_source=lambda: AppliedSource(LakeSource(lake_of(settings)), halted),
         online=FeastStates(StateStore(store), OnlineSink(store)),
-        fences=FenceStore.beside(store),
+        fences=fences,
         clock=SystemClock(),
         tombstones=KnownErasures(lake_of(settings), ErasedStates(store), pseudonyms).read,
     )

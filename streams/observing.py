@@ -50,6 +50,7 @@ class WorkerReport:
         dead_letters: dead letters by reason.
         read: next offset of each partition that a worker owns.
         freshness_s: upper bounds of the histogram's buckets, and how many batches lie below each.
+        halted: since when nothing is applied to a partition, integer milliseconds UTC, where that is so.
         braked: the most frequent reason of each partition that was stopped because too many of its records fail.
         rss_bytes: resident memory of all workers.
     """
@@ -61,6 +62,7 @@ class WorkerReport:
     freshness_s: Counter[float] = field(default_factory=Counter)
     conflicts: int = 0
     rebuilding: int = 0
+    halted: dict[TopicPartition, int] = field(default_factory=dict)
     braked: dict[TopicPartition, str] = field(default_factory=dict)
     rss_bytes: int = 0
 
@@ -238,5 +240,7 @@ def _add_sample(report: WorkerReport, sample: Any) -> None:
             report.conflicts += int(value)
         case "shopstream_partition_rebuilding":
             report.rebuilding += int(value)
+        case "shopstream_halted" if value:
+            report.halted[TopicPartition(labels["topic"], int(labels["partition"]))] = round(value * 1000)
         case "shopstream_partition_braked" if value:
             report.braked[TopicPartition(labels["topic"], int(labels["partition"]))] = labels["reason"]
