@@ -63,6 +63,9 @@ class Shop:
         partition = partition_of(user_id.encode(), 4)
         asyncio.run(self.fences.replace(topic, partition, Fence("topic-id:4", 1, status, 1)))
 
+    def halt(self, topic: str, since_ms: int) -> None:
+        self.fences.halt_blocking(topic, since_ms)
+
     def read(self, user_id: str, as_of_ms: int | None = None) -> UserFeatures:
         return self.reader.read([user_id], as_of_ms)[0]
 
@@ -161,6 +164,18 @@ def test_fences_are_asked_for_again_after_a_second(shop: Shop) -> None:
     assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.FRESH
     shop.now_ms += 1
     assert shop.read("u").views[CLICKS_VIEW].status is ViewStatus.REBUILDING
+
+
+def test_a_halt_is_told_first_with_its_beginning_also_where_there_is_no_state(shop: Shop) -> None:
+    shop.push(CLICKS_TOPIC, {"u": state(CLICKS_TOPIC, partial=True)})
+    shop.fence(CLICKS_TOPIC, "u", PartitionStatus.REBUILDING)
+    assert shop.read("u").views[CLICKS_VIEW].halted_since_ms is None
+    shop.halt(CLICKS_TOPIC, since_ms=77)
+    shop.now_ms += 1_000
+    for user in ("u", "nobody"):
+        shop.fence(CLICKS_TOPIC, user, PartitionStatus.REBUILDING)
+        view = shop.read(user).views[CLICKS_VIEW]
+        assert (view.status, view.halted_since_ms) == (ViewStatus.HALTED, 77)
 
 
 def test_a_state_that_cannot_be_read_is_an_error_that_names_the_user(shop: Shop) -> None:
