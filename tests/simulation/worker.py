@@ -317,6 +317,11 @@ class Life:
                 self._room.taken(batch.tp for batch in batches)
                 self._queues[topic].put_nowait(batches)
 
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Return where its consumer stands."""
+        return self._positions
+
     def _is_current(self, batch: Batch) -> bool:
         return batch.seek_epoch == self._expected_epochs.get(batch.tp)
 
