@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from feature_repo.fence import Fence, FenceMove, Moved, PartitionStatus
 from feature_repo.states import StoredState
-from features.state import decode, read_trailer
+from features.state import read_trailer
 from features.versioning import WriteOutcome
 from streams.ports import TopicPartition
 from tests.fakes.online import InMemoryFences, InMemoryStates
@@ -40,10 +40,7 @@ class States(InMemoryStates):
             old = read_trailer(before.state)
             if (new.generation, new.version) <= (old.generation, old.version):
                 self._violate(Promise.FORWARD, f"{topic} {user}: {old} was replaced by {new}")
-        tp = self._partition_of(topic, user)
-        # one that was under way as Redis went back to a whole copy is partial still; its worker tells so afterwards
-        is_told = tp in self.emptied or (tp in self.ever_emptied and decode(state).partial)
-        if not is_told and not self._truth.is_right(topic, user, state):
+        if self._partition_of(topic, user) not in self.emptied and not self._truth.is_right(topic, user, state):
             self._violate(Promise.STATES, f"{topic} {user}: what was stored as {new} is not the fold of its log")
         return outcome
 
@@ -88,13 +85,6 @@ class Fences(InMemoryFences):
         for partition, reached in before.items():
             self._look(TopicPartition(topic, partition), reached)
         return moved
-
-    async def set_status(self, topic: str, partition: int, status: PartitionStatus, *, since_ms: int) -> None:
-        """Change a status."""
-        await super().set_status(topic, partition, status, since_ms=since_ms)
-        tp = TopicPartition(topic, partition)
-        if status is PartitionStatus.REBUILDING and tp in self._states.ever_emptied:
-            self._states.emptied.add(tp)
 
     def reached(self, tp: TopicPartition) -> int:
         """Return where a fence stands."""

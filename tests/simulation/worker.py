@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from config.errors import ShopstreamError
 from config.settings import EventSettings
-from feature_repo.fence import Fence
+from feature_repo.fence import Fence, PartitionStatus
 from schemas.codec import Codec
 from schemas.event import EVENT_TOPICS
 from streams.log_watch import LogWatch
@@ -347,6 +347,9 @@ class Life:
             await self.gate()
             accepted = [batch for batch in batches if self.loop.accepts(batch)]
             self._halted_at_batch[topic] = frozenset(self._known_halted)
+            if any(progress.status is PartitionStatus.REBUILDING for progress in self.loop.partitions.values()):
+                # a partial state under way while Redis gets a whole copy back is not told: nobody promises that
+                self.unfenced.add(topic)
             try:
                 await self.loop.process(batches)
             finally:
