@@ -402,9 +402,12 @@ def _a_halt_by_somebody_else_is_overlooked(stack: ExitStack) -> None:
 
 @_mutant
 def _the_tripping_batch_is_applied(stack: ExitStack) -> None:
+    late: dict[str, str | None] = {}
+
     async def mutant(self: HaltWatch, topic: str, works: Any) -> None:
         assert self._gatekeeper is not None
-        if await self._gatekeeper.judge(topic, works):
+        reason, late[topic] = late.get(topic), await self._gatekeeper.judge(topic, works)
+        if reason:
             await self._fences.halt(topic, 1)
 
     _replace(stack, HaltWatch, "judge", mutant)

@@ -238,8 +238,10 @@ class Gates:
     async def judge(self, topic: str, works: Sequence[DecodedBatch]) -> str | None:
         """Tell whether the topic must halt."""
         world, life = self._link.world, self._link.life
-        self._link.life.judged_count += sum(len(work.batch.records) for work in works)
-        return "as planned" if any(halt.by == life.number % 2 for halt in world.halts(topic)) else None
+        if not any(halt.by == life.number % 2 for halt in world.halts(topic)):
+            return None
+        life.tripped.add(topic)
+        return "as planned"
 
 
 class DecoderPort:

@@ -61,7 +61,7 @@ class Life:
         was_cut_short: it was killed, so what it counted last may not have been noted here.
         read_count: records of the batches that it has applied.
         halted_count: records that it has read without applying them.
-        judged_count: records that its gatekeeper has seen.
+        tripped: topics whose batches at work were refused by its gatekeeper.
     """
 
     def __init__(self, world: "World", number: int) -> None:
@@ -76,7 +76,8 @@ class Life:
         self.keeps_cache = world.caches_are_kept
         self._kept: dict[str, StateCache] = {}
         self.was_cut_short = False
-        self.read_count = self.halted_count = self.judged_count = 0
+        self.read_count = self.halted_count = 0
+        self.tripped: set[str] = set()
         self._known_halted: set[TopicPartition] = set()
         self._halted_at_batch: dict[str, frozenset[TopicPartition]] = {}
         self.member = Member(name)
@@ -312,10 +313,9 @@ class Life:
         for topic, fetched in topics.items():
             if not self._flow.is_set():
                 return
-            batches = [batch for batch in fetched if self._is_current(batch)]
-            if batches:
-                self._room.taken(batch.tp for batch in batches)
-                self._queues[topic].put_nowait(batches)
+            # what is old does not count, as in the transport; here the loop gets it, too, and must leave it alone
+            self._room.taken(batch.tp for batch in fetched if self._is_current(batch))
+            self._queues[topic].put_nowait(fetched)
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -354,6 +354,7 @@ class Life:
                 await self.loop.process(batches)
             finally:
                 self.unfenced.discard(topic)
+                self.tripped.discard(topic)
                 self._count(accepted)
                 for batch in batches:
                     if self._is_current(batch):
@@ -385,8 +386,8 @@ class Life:
         """See that nothing is applied to a partition of which this worker knew, or should know, that it is halted."""
         progress = self.loop.partitions.get(tp)
         knew = tp in self._known_halted and tp in self._halted_at_batch.get(tp.topic, ())
-        if knew or (progress is not None and progress.is_halted):
-            self.world.violate(Promise.HALTS, f"{self.name} {what} in {tp}, which it knows to be halted")
+        if knew or tp.topic in self.tripped or (progress is not None and progress.is_halted):
+            self.world.violate(Promise.HALTS, f"{self.name} {what} in {tp}, and must know that it is halted")
 
     async def _read_again(self) -> None:
         """Do what the app's housekeeping and the transport do when a halt has ended."""
