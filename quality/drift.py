@@ -66,6 +66,12 @@ class Score:
             "words": self.words,
         }
 
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Score":
+        """Return what `document` told, to its precision."""
+        names = ("psi", "ks", "js", "null_share", "null_share_expected", "unseen_share", "values", "log_p", "words")
+        return cls(is_drifted=document["drifted"], **{name: document[name] for name in names})
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

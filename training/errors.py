@@ -4,6 +4,8 @@ TrainingError
 ├── LabelsError            labels cannot be used: it names the first one, and how many
 ├── SetExistsError         something lies where a set is to be written
 ├── DefinitionError        another definition version was asked for than this code computes
+├── HistoryError           there is too little history to take a reference from
+├── DriftBusyError         windows are being judged by somebody else
 └── NotInLakeError         the lake does not hold what a set needs
 """
 
@@ -24,6 +26,14 @@ class SetExistsError(TrainingError):
 
 class DefinitionError(TrainingError):
     """Another definition version was asked for than this code computes."""
+
+
+class HistoryError(TrainingError):
+    """There is too little history to take a reference of drift from."""
+
+
+class DriftBusyError(TrainingError):
+    """Windows are being judged, or a reference is being taken, by another process."""
 
 
 class NotInLakeError(TrainingError):

@@ -1,5 +1,6 @@
 """Labels that are events: each purchase, for example, at the instant just before it happened."""
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ class EventLabels(NamedTuple):
     """Labels, and where the event of each lies.
 
     Attributes:
-        places: an Arrow table of topic, log epoch, partition and offset, a row per label.
+        places: an Arrow table of topic, log epoch, partition, offset and append time, a row per label.
     """
 
     labels: Labels
@@ -51,7 +52,13 @@ def topic_of(kind: str) -> str:
 
 
 def event_labels(
-    handle: Any, address: TableAddress, kind: str, from_ms: int, to_ms: int, tombstones: Tombstones
+    handle: Any,
+    address: TableAddress,
+    kind: str,
+    from_ms: int,
+    to_ms: int,
+    tombstones: Tombstones,
+    more: Sequence[str] = (),
 ) -> EventLabels:
     """Make a label of each raw event of a kind, 1 ms before it; by time.
 
@@ -64,6 +71,7 @@ def event_labels(
         from_ms: first event time.
         to_ms: end of event times, not included.
         tombstones: events of erased users are left out.
+        more: further columns of the event that its label carries.
 
     Raises:
         LabelsError: there is no such event in the range.
@@ -75,7 +83,7 @@ def event_labels(
     pruning = [("topic", "=", topic), ("event_time_ms", ">=", from_ms), ("event_time_ms", "<", to_ms)]
     with explained(address):
         rows = handle.to_pyarrow_dataset(file_pruning_predicate=pruning).to_table(
-            columns=[USER, *_CARRIED, *_PLACE], filter=wanted
+            columns=[USER, *_CARRIED, *more, *_PLACE], filter=wanted
         )
     if tombstones:
         places = zip(*(rows.column(name).to_pylist() for name in (USER, *_PLACE[:4])), strict=True)
@@ -93,10 +101,11 @@ def event_labels(
         "rows": rows.num_rows,
         "delivered_again": rows.num_rows - found.num_rows,
     }
-    carried = found.select(_CARRIED).rename_columns([f"label_{name}" for name in _CARRIED])
+    names = [*_CARRIED, *more]
+    carried = found.select(names).rename_columns([f"label_{name}" for name in names])
     instants_ms = found.column("event_time_ms").to_numpy() - BEFORE_MS
     labels = Labels(found.column(USER).combine_chunks(), instants_ms, carried, source)
-    return EventLabels(labels, first.select(_PLACE[:4]))
+    return EventLabels(labels, first.select(_PLACE))
 
 
 def _each_once(rows: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -1,0 +1,220 @@
+"""The reference of drift: taken from a stretch of history, kept in the lake; the newest one is in force."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from config.settings import Settings
+from config.words import moment
+from quality.calibration import WINDOWS_MIN, Calibration, calibrate
+from quality.profile import Profile, merged
+from quality.reference import Reference, Window
+from sinks.lake_root import Lake, lake_of
+from sinks.leases import reading
+from sinks.noting import note, noted
+from sinks.quality_tables import DRIFT_REFERENCES, GATE_LOG
+from training.errors import DriftBusyError, HistoryError
+from training.sets import SetMode
+from training.window_profiles import SeenWindow, WindowReader
+
+LOCK_FILE: Final = "drift.lock"
+
+
+class HaltedSpan(NamedTuple):
+    """A time in which a gate had halted a view.
+
+    Attributes:
+        until_ms: when it was resumed; None if it was not.
+    """
+
+    topic: str
+    gate: str
+    since_ms: int
+    until_ms: int | None
+
+    def unfit(self, seen: SeenWindow) -> str:
+        """Say why a window must not be judged, if its events came while the view was halted; else nothing."""
+        ended = self.until_ms is not None and self.until_ms < seen.first_append_ms
+        if ended or self.since_ms > seen.last_append_ms:
+            return ""
+        return f"{self.topic} was halted by its gate {self.gate}"
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReference:
+    """What windows are compared with, and the thresholds.
+
+    Attributes:
+        model: that it was taken for; None before the first.
+        from_ms: first event time.
+        to_ms: end of its event times, not included.
+        profile: of all its windows together.
+        created_ms: when it came in force.
+    """
+
+    reference_id: str
+    model: str | None
+    from_ms: int
+    to_ms: int
+    window_ms: int
+    mode: SetMode
+    reference: Reference
+    profile: Profile
+    calibration: Calibration
+    created_ms: int
+
+    def summary(self) -> dict[str, Any]:
+        """Return what it is, without profiles, as JSON has it."""
+        calibration = self.calibration.document()
+        return {
+            "reference_id": self.reference_id,
+            "model": self.model,
+            "from_ms": self.from_ms,
+            "to_ms": self.to_ms,
+            "window_ms": self.window_ms,
+            "mode": self.mode.value,
+            "created_ms": self.created_ms,
+            "compared_by": self.reference.level.value,
+            "rows": self.profile.rows,
+            "variables": len(self.reference.bins),
+            "judged_variables": len(calibration.pop("noise")),
+            **calibration,
+        }
+
+
+def take_reference(
+    settings: Settings,
+    from_ms: int,
+    to_ms: int,
+    model: str | None,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> str:
+    """Profile a stretch of event time by windows, calibrate on it, and put it in force; return its id. Blocking.
+
+    Windows with too few events, and those that came while a view was halted, are left out.
+
+    Args:
+        from_ms: first event time; rounded up to a window.
+        to_ms: end of event times, not included; rounded down.
+        model: version of the model that it is taken for.
+        tell: told what is under way, in words.
+
+    Raises:
+        HistoryError: there are too few windows to calibrate on; nothing was changed.
+        ShopstreamError: the lake or the feature store cannot be read.
+    """
+    drift, lake, mode = settings.drift, lake_of(settings), SetMode(settings.training.mode)
+    window_ms = drift.window_ms
+    first_ms, end_ms = -(-from_ms // window_ms) * window_ms, to_ms // window_ms * window_ms
+    with reading(lake, "drift calibrate"):
+        reader = WindowReader(settings, lake, mode, window_ms)
+        reader.leave_out_until_mature(first_ms)
+        spans = halted_spans(lake)
+        seen = list(reader.windows(first_ms, end_ms, tell)) if first_ms < end_ms else []
+    windows = [
+        each.window
+        for each in seen
+        if each.window.profile.rows >= drift.min_rows and not any(span.unfit(each) for span in spans)
+    ]
+    if len(windows) < WINDOWS_MIN:
+        raise HistoryError(
+            f"From {moment(from_ms)} to {moment(to_ms)} the lake holds {len(windows)} windows of {window_ms} ms with "
+            f"at least {drift.min_rows} events of the kind {drift.label_kind} in which no view was halted; a "
+            f"calibration needs {WINDOWS_MIN}.",
+            hint="Take a longer range, or set drift.window_ms.",
+        )
+    tell(f"Calibrating on {len(windows)} windows")
+    reference, calibration = _calibrated(settings, windows)
+    profile = merged(window.profile for window in windows)
+    evidence = {**calibration.document(), "lake_versions": reader.versions}
+    row = {
+        "model": model,
+        "from_ms": first_ms,
+        "to_ms": end_ms,
+        "window_ms": window_ms,
+        "mode": mode.value,
+        "profiles": msgspec.msgpack.encode((reference.to_bytes(), profile.to_bytes())),
+        "calibration": json.dumps(evidence, sort_keys=True),
+    }
+    created_ms = time.time_ns() // 1_000_000
+    facts = json.dumps([created_ms, *(row[name] for name in ("model", "from_ms", "to_ms", "calibration"))])
+    reference_id = f"ref-{hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()}"
+    note(lake, DRIFT_REFERENCES, [{**row, "reference_id": reference_id, "created_ms": created_ms}])
+    return reference_id
+
+
+def _calibrated(settings: Settings, windows: Sequence[Window]) -> tuple[Reference, Calibration]:
+    reference = Reference.of(windows)
+    drift = settings.drift
+    return reference, calibrate(reference, windows, budget=drift.alarm_budget, floor=drift.effect_floor)
+
+
+def reference_in_force(lake: Lake) -> DriftReference | None:
+    """Return the newest reference; None if there is none.
+
+    Raises:
+        LakeUnavailableError: the lake cannot be read.
+    """
+    rows = noted(lake, DRIFT_REFERENCES)
+    if not rows:
+        return None
+    row = rows[-1]
+    reference, profile = msgspec.msgpack.decode(row["profiles"])
+    calibration = json.loads(row["calibration"])
+    calibration.pop("lake_versions")
+    return DriftReference(
+        reference_id=row["reference_id"],
+        model=row["model"],
+        from_ms=row["from_ms"],
+        to_ms=row["to_ms"],
+        window_ms=row["window_ms"],
+        mode=SetMode(row["mode"]),
+        reference=Reference.from_bytes(reference),
+        profile=Profile.from_bytes(profile),
+        calibration=Calibration.of(calibration),
+        created_ms=row["created_ms"],
+    )
+
+
+def halted_spans(lake: Lake) -> list[HaltedSpan]:
+    """Return when views were halted, from what gates noted in the lake.
+
+    Raises:
+        LakeUnavailableError: the lake cannot be read.
+    """
+    spans: list[HaltedSpan] = []
+    halted: dict[str, tuple[str, int]] = {}
+    for row in noted(lake, GATE_LOG, ["topic", "gate", "step"]):
+        topic, at_ms = row["topic"], row["noted_ms"]
+        if row["step"] == "halted":
+            halted.setdefault(topic, (row["gate"], at_ms))
+        elif row["step"] == "resumed" and topic in halted:
+            gate, since_ms = halted.pop(topic)
+            spans.append(HaltedSpan(topic, gate, since_ms, at_ms))
+    return [*spans, *(HaltedSpan(topic, gate, since_ms, None) for topic, (gate, since_ms) in halted.items())]
+
+
+@contextmanager
+def one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Keep others from judging windows for the time of the block; the lock of a process that dies ends with it.
+
+    Raises:
+        DriftBusyError: somebody else is at it.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / LOCK_FILE).open("a") as lock:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            raise DriftBusyError(
+                f"Windows are being judged by another process: it holds {settings.home / LOCK_FILE}.",
+                hint="Nothing needs to be done: it looks at all that there is.",
+            ) from error
+        yield
