@@ -14,7 +14,7 @@ p-values, fitted beyond its median, falls to the alarm budget; and never above t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,13 +22,14 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from quality.reference import ALL_WINDOWS, Level, Reference, Stratum, Window
-from quality.scores import population_stability
+from quality.scores import homogeneity, population_stability
 
+LABEL: Final = "label_"
 VALUES_MIN: Final = 50
 WINDOWS_MIN: Final = 8
 _NEIGHBOURS: Final = 2
 _BLOCK: Final = 3
-_AIM: Final = 0.5  # of the budget; the rest is for what a short history cannot show
+_AIM: Final = 0.25  # of the budget; the rest is for what a short history cannot show
 _ROUNDS: Final = 4
 _LEAST_LOG_P: Final = -700.0
 
@@ -42,12 +43,14 @@ class Noise:
         tau: variance between windows beside that of their rows.
         df: effective degrees of freedom.
         windows: of history, that this was fitted to.
+        tail: by what logarithms of p-values are multiplied, at most 1: history's own reach further than they should.
     """
 
     phi: float
     tau: float
     df: float
     windows: int
+    tail: float = 1.0
 
     def scale(self, found: int, expected: int, windows: int) -> float:
         """Return the index to be expected by degree of freedom, of counts against those of so many windows."""
@@ -56,7 +59,8 @@ class Noise:
 
     def log_p(self, index: float, bins: int, scale: float) -> float:
         """Return the natural logarithm of the p-value of an index on so many bins."""
-        return max(_LEAST_LOG_P, float(stats.chi2.logsf(self.df * index / (scale * max(1, bins - 1)), self.df)))
+        log_p = float(stats.chi2.logsf(self.df * index / (scale * max(1, bins - 1)), self.df))
+        return max(_LEAST_LOG_P, self.tail * log_p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Comparison:
 
     def __init__(self, reference: Reference, found: Stratum, expected: Stratum) -> None:
         self.index: dict[str, float] = {}
+        self.distance: dict[str, float] = {}
         self.counts: dict[str, tuple[int, int, int, int]] = {}
         for name, bins in reference.bins.items():
             if name not in found.counts or not expected.windows.get(name):
@@ -104,25 +109,36 @@ class Comparison:
             mine, theirs = bins.coarse(found.counts[name]), bins.coarse(expected.counts[name])
             if min(mine.sum(), theirs.sum()) >= VALUES_MIN:
                 self.index[name] = population_stability(theirs, mine)
+                self.distance[name] = homogeneity(theirs, mine)
                 self.counts[name] = (int(mine.sum()), int(theirs.sum()), expected.windows[name], bins.coarse_count)
 
     def log_ps(self, noise: Mapping[str, Noise]) -> dict[str, float]:
         """Return the natural logarithm of each variable's p-value; of those that noise is known of."""
         told = {}
-        for name, index in self.index.items():
+        for name, distance in self.distance.items():
             if name in noise:
                 found, expected, windows, bins = self.counts[name]
-                told[name] = noise[name].log_p(index, bins, noise[name].scale(found, expected, windows))
+                told[name] = noise[name].log_p(distance, bins, noise[name].scale(found, expected, windows))
         return told
 
 
 def adjusted(log_ps: Mapping[str, float]) -> dict[str, float]:
-    """Adjust logarithms of p-values by Benjamini and Hochberg, for as many variables as there are."""
-    names = sorted(log_ps, key=lambda name: (log_ps[name], name))
+    """Adjust logarithms of p-values by Benjamini and Hochberg, for as many variables as there are.
+
+    What events say themselves, `label_...`, weighs as much as all features together (Genovese, Roeder and Wasserman,
+    2006): it is a few variables, which move before what many features sum up, and those are much alike.
+    """
+    labels = sum(name.startswith(LABEL) for name in log_ps)
+    families = 2 if 0 < labels < len(log_ps) else 1
+    weighted = {
+        name: log_p + float(np.log(families * (labels if name.startswith(LABEL) else len(log_ps) - labels)))
+        for name, log_p in log_ps.items()
+    }
+    names = sorted(weighted, key=lambda name: (weighted[name], name))
     told: dict[str, float] = {}
     least = 0.0
     for rank in range(len(names), 0, -1):
-        least = min(least, log_ps[names[rank - 1]] + float(np.log(len(names) / rank)))
+        least = min(least, weighted[names[rank - 1]] - float(np.log(rank)))
         told[names[rank - 1]] = least
     return told
 
@@ -142,10 +158,16 @@ def calibrate(reference: Reference, windows: Sequence[Window], *, budget: float,
     if len(windows) < WINDOWS_MIN:
         raise ValueError(f"{len(windows)} windows are too few to calibrate on; it needs {WINDOWS_MIN}")
     compared = _replayed(reference, windows)
-    noise = {name: found for name in reference.bins if (found := _noise(name, compared)) is not None}
     smallest, alarming = [], []
-    for each, others in _judged_by_the_other_half(reference, windows, compared):
-        told = adjusted(each.log_ps(others))
+    crossed = [(each, each.log_ps(others)) for each, others in _by_the_other_half(reference, windows, compared)]
+    tails = {name: _own_tail(np.array([told[name] for _, told in crossed if name in told])) for name in reference.bins}
+    noise = {
+        name: replace(found, tail=tails[name])
+        for name in reference.bins
+        if (found := _noise(name, compared)) is not None
+    }
+    for each, log_ps in crossed:
+        told = adjusted({name: log_p * tails[name] for name, log_p in log_ps.items()})
         if told:
             smallest.append(min(told.values()))
             alarming.append(min((p for name, p in told.items() if each.index[name] >= floor), default=0.0))
@@ -168,7 +190,7 @@ def _replayed(reference: Reference, windows: Sequence[Window]) -> list[Compariso
     return compared
 
 
-def _judged_by_the_other_half(
+def _by_the_other_half(
     reference: Reference, windows: Sequence[Window], compared: Sequence[Comparison]
 ) -> Iterator[tuple[Comparison, Mapping[str, Noise]]]:
     """Yield each window with the noise of the half of history that it is not in, so that none judges itself."""
@@ -184,7 +206,7 @@ def _judged_by_the_other_half(
 
 
 def _noise(name: str, compared: Sequence[Comparison]) -> Noise | None:
-    rows = [(each.index[name], *each.counts[name]) for each in compared if name in each.index]
+    rows = [(each.distance[name], *each.counts[name]) for each in compared if name in each.distance]
     if len(rows) < WINDOWS_MIN:
         return None
     index, found, expected, windows, bins = np.array(rows, float).T
@@ -205,6 +227,12 @@ def _noise(name: str, compared: Sequence[Comparison]) -> Noise | None:
     most = max(1.0, float(bins[0]) - 1)
     df = most if spread <= 0 else min(most, max(0.5, 2 / spread))
     return Noise(float(phi), float(tau), df, len(rows))
+
+
+def _own_tail(log_ps: Any) -> float:
+    """Return how steeply p-values of a variable fall beyond their median, 1 where they are as they should be."""
+    *_, rate = _fitted(log_ps)
+    return 1.0 if rate is None else min(1.0, rate)
 
 
 def _threshold(smallest: Any, budget: float) -> float:

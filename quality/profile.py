@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from datasketches import kll_doubles_sketch
 
-SKETCH_SIZE: Final = 8_192
+SKETCH_SIZE: Final = 65_535  # the greatest that there is; a sketch only takes what it holds
 VALUES_MAX: Final = 256
 CATEGORIES_MAX: Final = 10_000
 

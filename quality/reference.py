@@ -5,6 +5,7 @@ compared with those of the same hour of the week; with two days, of the same hou
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -106,7 +107,10 @@ class Reference:
     def of(cls, windows: Sequence[Window]) -> "Reference":
         """Take the reference from windows of history; a variable without a value there is left out."""
         profile = merged(window.profile for window in windows)
-        frozen = {name: Bins.of(variable) for name, variable in profile.variables.items()}
+        windows_of = Counter(name for window in windows for name in window.profile.variables)
+        frozen = {
+            name: Bins.of(variable, variable.count / windows_of[name]) for name, variable in profile.variables.items()
+        }
         bins = {name: found for name, found in frozen.items() if found is not None}
         made = cls(level_of(windows), bins, {})
         for window in windows:

@@ -17,6 +17,7 @@ from quality.profile import Categories, Numbers
 COARSE: Final = 10
 FINE: Final = 100
 CATEGORY_SHARE_MIN: Final = 0.01
+EXPECTED_MIN: Final = 3.0  # with fewer, the index is no longer spread as chi-squared is
 SMOOTHING: Final = 0.5  # pseudo-count of each bin: an empty one would make the index infinite (Krichevsky-Trofimov)
 
 
@@ -41,12 +42,16 @@ class Bins:
     known: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, variable: Numbers | Categories) -> "Bins | None":
-        """Freeze the bins of a reference's variable; None if it has no values."""
+    def of(cls, variable: Numbers | Categories, in_window: float) -> "Bins | None":
+        """Freeze the bins of a reference's variable; None if it has no values.
+
+        Args:
+            in_window: how many values a window has; a category of its own needs `EXPECTED_MIN` of them.
+        """
         if not variable.count:
             return None
         if isinstance(variable, Categories):
-            least = CATEGORY_SHARE_MIN * variable.count
+            least = max(CATEGORY_SHARE_MIN, EXPECTED_MIN / in_window) * variable.count
             own = tuple(sorted(name for name, count in variable.counts.items() if count >= least))
             return cls(tuple(range(len(own) + 1)), categories=own, known=frozenset(variable.counts))
         fine = variable.quantiles([n / FINE for n in range(1, FINE)])
@@ -140,6 +145,19 @@ def population_stability(expected: Any, found: Any) -> float:
     """Return the Population Stability Index of two counts on the same bins: sum of (q - p) * ln(q / p)."""
     p, q = shares(expected), shares(found)
     return float(np.sum((q - p) * np.log(q / p)))
+
+
+def homogeneity(expected: Any, found: Any) -> float:
+    """Return Pearson's two-sample statistic times (1/n + 1/m): sum of (q - p)^2 / (share of both together).
+
+    For independent rows it is spread as (1/n + 1/m) * chi2(bins - 1), and so is nearly the index; but a rise of a rare
+    value, of which the index takes the logarithm, weighs more.
+    """
+    expected, found = np.asarray(expected, float), np.asarray(found, float)
+    together = (expected + found) / (expected.sum() + found.sum())
+    difference = found / found.sum() - expected / expected.sum()
+    there = together > 0
+    return float(np.sum(difference[there] ** 2 / together[there]))
 
 
 def kolmogorov_smirnov(expected: Any, found: Any) -> float:
