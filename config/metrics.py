@@ -149,6 +149,25 @@ SERVING_METRICS: Final = (
         "Sampled answers of readers, by outcome: written to the lake, or dropped because it took too few",
         ("outcome",),
     ),
+    MetricSpec(
+        "shopstream_recommendation_rows",
+        MetricKind.COUNTER,
+        "Records of recommendations, by outcome: written to the lake, or dropped because it took too few",
+        ("outcome",),
+    ),
+    MetricSpec(
+        "shopstream_recommend_seconds",
+        MetricKind.HISTOGRAM,
+        "Time of one recommendation, features included, by the role of the model that gave it",
+        ("role",),
+        _LATENCY_S,
+    ),
+    MetricSpec(
+        "shopstream_model_failures",
+        MetricKind.COUNTER,
+        "Answers that a model owed and others gave, by its role and the cause: error, timeout, refused or features",
+        ("role", "cause"),
+    ),
 )
 
 SKEW_METRICS: Final = (

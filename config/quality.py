@@ -110,3 +110,13 @@ class RolloutSettings(Section):
     error_share_max: float = Field(0.01, ge=0, le=1, description="share of failed answers at which it is rolled back")
     latency_p99_max_ms: float = Field(50.0, gt=0, description="p99 of an answer above which it is rolled back")
     attribution_ms: int = Field(1_800_000, ge=1_000, description="a click counts for a recommendation for so long")
+    error_chance: float = Field(0.05, gt=0, lt=0.5, description="chance that a guard ever decides wrongly, by its test")
+    max_impressions: int = Field(
+        200_000, ge=1, description="of a canary; one that has not shown by then that it is no worse is rolled back"
+    )
+    canary_timeout_ms: int = Field(200, ge=1, description="a canary that takes longer is answered for by the champion")
+    reload_interval_ms: int = Field(5_000, ge=50, description="time between two looks for models with another role")
+    flush_interval_ms: int = Field(2_000, ge=50, description="longest time that the record of an answer is in memory")
+    buffer_rows_max: int = Field(
+        100_000, ge=1, description="records of answers not yet in the lake at which further ones are dropped"
+    )
