@@ -1,7 +1,12 @@
 """Errors of serving.
 
 ServingError
-└── UnreadableStateError   what is stored for a user is not a state; its features would be wrong, not zero
+├── UnreadableStateError   what is stored for a user is not a state; its features would be wrong, not zero
+├── RecommendationError    nothing can be recommended, or what was asked for is no question
+│   └── NoModelError       no model serves, and none is known whose popular products could be shown
+├── ModelRefusedError      a model cannot take the place that it was to take
+└── RolloutError           a step of a model is not possible as things stand
+    └── RolloutBusyError   another process is moving a model
 """
 
 from config.errors import ShopstreamError
@@ -25,3 +30,23 @@ class UnreadableStateError(ServingError):
             f"The online store holds bytes that are not a state: {named}.",
             hint="Replay these users to write their states again.",
         )
+
+
+class RecommendationError(ServingError):
+    """Nothing can be recommended, or what was asked for is no question."""
+
+
+class NoModelError(RecommendationError):
+    """No model serves, and none is known whose popular products could be shown."""
+
+
+class ModelRefusedError(ServingError):
+    """A model cannot take the place that it was to take."""
+
+
+class RolloutError(ServingError):
+    """A step of a model is not possible as things stand; nothing was changed."""
+
+
+class RolloutBusyError(RolloutError):
+    """Another process is moving a model."""

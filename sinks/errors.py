@@ -10,7 +10,12 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── NoEventsError              the lake holds no events of the days that were asked for
 ├── LetterNotPublishedError    dead letters were not acknowledged by Kafka
 ├── RedriveRunningError        another redrive is under way
-└── NotRedrivenError           letters were not published again: run the redrive once more
+├── NotRedrivenError           letters were not published again: run the redrive once more
+├── OutboxError                the folder of what waits to be delivered cannot be used
+├── NotDeliveredError          a receiver did not take a delivery: it waits and is tried again
+├── DeliveryRefusedError       a receiver will never take a delivery
+├── RetrainingUnknownError     there is no request for a retraining of that id
+└── RetrainingRunningError     the retraining is being run by somebody else
 """
 
 from config.errors import ShopstreamError
@@ -113,3 +118,33 @@ class RedriveRunningError(SinkError):
 
 class NotRedrivenError(SinkError):
     """Kafka did not say of every letter that it stored it again; the next redrive looks first which it has."""
+
+
+class OutboxError(SinkError):
+    """The folder of what waits to be delivered cannot be read or written; what it holds is not lost."""
+
+
+class NotDeliveredError(SinkError):
+    """A receiver did not take a delivery: it stays in the outbox and is tried again.
+
+    Args:
+        message: what happened, and where.
+        hint: what the reader can do.
+        is_passing: whether it may go away within seconds, so that trying again at once makes sense.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", is_passing: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.is_passing = is_passing
+
+
+class DeliveryRefusedError(SinkError):
+    """A receiver answered that it will never take a delivery as it is."""
+
+
+class RetrainingUnknownError(SinkError):
+    """There is no request for a retraining of that id."""
+
+
+class RetrainingRunningError(SinkError):
+    """The retraining of a request is being run by another process."""

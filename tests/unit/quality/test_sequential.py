@@ -131,7 +131,8 @@ def test_an_equal_canary_is_not_rolled_back_where_users_differ() -> None:
     rng = np.random.default_rng(11)
     worse = 0
     for _ in range(100):
-        canary, champion = [], []
+        canary: list[Shown] = []
+        champion: list[Shown] = []
         for users in looks(60, 900, 1.25):
             for arm, count in ((canary, users), (champion, users * 3)):
                 tastes = rng.beta(0.5, 1.5, count - len(arm))

@@ -1,0 +1,78 @@
+"""After a promotion the reference of drift moves to the data that the new champion was trained on."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from config.settings import Settings
+from serving.rollout_ports import Trained
+from sinks.lake_root import Lake, lake_of
+from sinks.noting import noted
+from sinks.quality_tables import DRIFT_REFERENCES, RETRAINING
+
+logger = logging.getLogger(__name__)
+
+DAY_MS: Final = 86_400_000
+_REQUESTED: Final = "requested"
+
+
+class Stretch(NamedTuple):
+    """Event times from `from_ms` to before `to_ms`."""
+
+    from_ms: int
+    to_ms: int
+
+
+def move_baseline(settings: Settings, model: Trained, promoted_ms: int, newest_ms: int | None) -> Mapping[str, Any]:
+    """Take the reference of drift for a model that was promoted; say what came of it, as JSON has it.
+
+    The first stretch is taken that can be: from where the drift began that the model was trained for, if that is a day
+    or more, because its former data would make the present look strange for ever; else all that it was trained on.
+    Where neither has enough windows, the reference that is in force stays. Repeating it is harmless.
+
+    Args:
+        promoted_ms: when the model was promoted, by the wall clock.
+        newest_ms: newest event time that the canary has seen.
+
+    Raises:
+        LakeUnavailableError: the lake cannot be read or written.
+    """
+    from training.drift_windows import take_reference
+    from training.errors import TrainingError
+
+    lake = lake_of(settings)
+    for row in noted(lake, DRIFT_REFERENCES, ["reference_id", "model", "from_ms", "to_ms", "created_ms"]):
+        if row["model"] == model.version and row["created_ms"] >= promoted_ms:
+            return {name: row[name] for name in ("reference_id", "from_ms", "to_ms")}
+    why = "it is not known what the model was trained on"
+    for stretch in _stretches(settings, lake, model, newest_ms):
+        try:
+            reference_id = take_reference(settings, stretch.from_ms, stretch.to_ms, model.version)
+        except TrainingError as error:
+            why = str(error)
+            continue
+        return {"reference_id": reference_id, **stretch._asdict()}
+    logger.warning("the reference of drift stays as it is: %s", why)
+    return {"kept": why}
+
+
+def _stretches(settings: Settings, lake: Lake, model: Trained, newest_ms: int | None) -> Iterator[Stretch]:
+    began_ms = _drift_began(settings, lake, model.request_id)
+    if began_ms is not None:
+        end_ms = max(model.to_ms, newest_ms or 0)
+        if end_ms - began_ms >= DAY_MS:  # all hours of a day, or nights would look strange
+            yield Stretch(began_ms, end_ms)
+    if model.from_ms < model.to_ms:
+        yield Stretch(model.from_ms, model.to_ms)
+
+
+def _drift_began(settings: Settings, lake: Lake, request_id: str | None) -> int | None:
+    """Return the start of the first of the windows in a row that gave cause for a request; None if none did."""
+    if request_id is None:
+        return None
+    for row in noted(lake, RETRAINING, ["request_id", "step", "cause", "window_start_ms"]):
+        is_it = row["request_id"] == request_id and row["step"] == _REQUESTED and row["cause"] == "drift"
+        if is_it and row["window_start_ms"] is not None:
+            began_ms: int = row["window_start_ms"] - (settings.drift.windows_in_row - 1) * settings.drift.window_ms
+            return began_ms
+    return None
