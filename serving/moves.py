@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from serving.model_log import ModelLog, ModelStep, Step
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER, loaded
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
 from sinks.lake_root import Lake
 from sinks.noting import noted
 from sinks.quality_tables import RETRAINING
+from training.model_log import ModelLog, ModelStep, Step
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from serving.baseline import move_baseline
 from serving.canary_judge import Fate, Judgement, judge
 from serving.click_through import Period, records
 from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
-from serving.model_log import ModelLog, ModelStep, Step
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER, loaded
 from serving.moves import Moves
 from serving.reader import now_ms as wall_clock_ms
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
 from sinks.lake_root import Lake, lake_of
 from training.artefacts import ArtefactError
+from training.model_log import ModelLog, ModelStep, Step
 
 GUARD: Final = "guard"
 LOCK_FILE: Final = "rollout.lock"
