@@ -1,6 +1,5 @@
 """`shopstream gates`: whether the data of each topic is fit to be applied, why not, and what to do about it."""
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,12 +8,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
+from cli.durations import duration_ms
 from schemas.event import EVENT_TOPICS
 
 app = typer.Typer(no_args_is_help=True, help="Gates: is the data fit to be applied; what halted a view, and resuming.")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
-_UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow", "overridden": "magenta", "off": "dim"}
 _NEXT = {
     "nulls": "Ask the producer of these events why the field is empty, and have it mended.",
@@ -91,9 +89,7 @@ def override(
     json: JsonFlag = False,
 ) -> None:
     """Keep one gate of a topic from halting for a while. A view that is halted already stays so until `resume`."""
-    match = _DURATION.fullmatch(duration)
-    if match is None:
-        raise typer.BadParameter(f"{duration!r} is no duration such as 90s, 30m, 2h or 3d", param_hint="--for")
+    for_ms = duration_ms("--for", duration)
     settings = invocation(ctx).settings()
     from quality.gates import Gate
     from streams import gate_report
@@ -101,7 +97,7 @@ def override(
     if gate not in set(Gate):
         raise typer.BadParameter(f"{gate!r} is no gate: {', '.join(Gate)}", param_hint="GATE")
     name = _topic(topic)
-    until_ms = gate_report.override(settings, name, Gate(gate), reason, round(float(match[1]) * _UNIT_MS[match[2]]))
+    until_ms = gate_report.override(settings, name, Gate(gate), reason, for_ms)
     payload = {"topic": name, "gate": gate, "until_ms": until_ms, "reason": reason}
     said = f"Gate {gate} of {name} does not halt for records appended before {_time(until_ms)}."
     emit(payload, as_json=json, text=lambda console: console.print(said, highlight=False))
