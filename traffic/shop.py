@@ -1,9 +1,11 @@
 """A simulated shop: its catalogue, and what one visitor does in one session."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import accumulate
 from random import Random
 
@@ -74,6 +76,9 @@ class Catalogue:
         rng: source of all that is random here.
         products: how many there are; a smaller index is more popular (Zipf's law).
         categories: how many categories they fall into.
+
+    Attributes:
+        shelves: indexes of the products of each category that has any, the most popular first.
     """
 
     def __init__(self, rng: Random, products: int, categories: int) -> None:
@@ -82,8 +87,34 @@ class Catalogue:
         # prices as shops write them: whole units less one minor unit, most of them around 20
         self.prices_minor = [100 * max(1, round(math.exp(rng.gauss(3.0, 1.0)))) - 1 for _ in range(products)]
         self.queries = [adjective + word for word in _WORDS for adjective in _ADJECTIVES]
+        self.shelves: dict[str, list[int]] = {}
+        for index, category in enumerate(self.category_ids):
+            self.shelves.setdefault(category, []).append(index)
+        self._cumulated: dict[str, list[float]] = {}
         self._product_pages = [f"/p/{index}" for index in range(products)]
         self._category_pages = [f"/c/{category[1:]}" for category in self.category_ids]
+
+    @cached_property
+    def ranked_categories(self) -> list[str]:
+        """The categories that have products, the most popular first: the one that most visits would be about."""
+        weights = {category: sum(1.0 / (index + 1) for index in shelf) for category, shelf in self.shelves.items()}
+        return sorted(weights, key=lambda category: (-weights[category], category))
+
+    def product_of(self, category: str, draw: float) -> int:
+        """Return the index of a product of a category, by Zipf's law.
+
+        Args:
+            draw: from 0 up to 1.
+
+        Raises:
+            KeyError: the shop has no such category.
+        """
+        if category not in self._cumulated:
+            self._cumulated[category] = list(
+                accumulate(1.0 / rank for rank in range(1, len(self.shelves[category]) + 1))
+            )
+        cumulated = self._cumulated[category]
+        return self.shelves[category][bisect_right(cumulated, draw * cumulated[-1], hi=len(cumulated) - 1)]
 
     def page(self, act: Act, product: int) -> str | None:
         """Return the page on which a visitor does this; None for a click, which names the product only."""
@@ -115,21 +146,24 @@ def geometric(rng: Random, mean: float) -> int:
 class Visitors:
     """Scripts of sessions, one after the other, from one source of randomness."""
 
-    def __init__(self, rng: Random, funnel: Funnel, products: Iterator[int], query_count: int) -> None:
+    def __init__(self, rng: Random, funnel: Funnel, query_count: int) -> None:
         self._rng = rng
         self._funnel = funnel
-        self._products = products
         self._query_count = query_count
 
-    def script(self) -> list[Step]:
-        """Return what one visitor does: browse, perhaps fill a cart, perhaps buy. It starts with a page view."""
-        browsed, seen = self._browse()
+    def script(self, products: Iterator[int]) -> list[Step]:
+        """Return what one visitor does: browse, perhaps fill a cart, perhaps buy. It starts with a page view.
+
+        Args:
+            products: what they come upon, as indexes of the catalogue.
+        """
+        browsed, seen = self._browse(products)
         if self._rng.random() < self._funnel.cart_share:
             browsed.extend(self._cart(seen))
         return browsed
 
-    def _browse(self) -> tuple[list[Step], list[int]]:
-        rng, funnel, products = self._rng, self._funnel, self._products
+    def _browse(self, products: Iterator[int]) -> tuple[list[Step], list[int]]:
+        rng, funnel = self._rng, self._funnel
         landing = next(products)
         on_product = rng.random() < 0.6
         steps = [Step(Act.VIEW_PRODUCT if on_product else Act.VIEW_LIST, landing, 0)]

@@ -15,6 +15,7 @@ import msgspec
 
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from traffic.shop import Act, Catalogue, Funnel, Step, Visitors, zipf
+from traffic.tastes import TasteMove, Tastes
 from traffic.timed import BrokenEvent, Defect, Mark, TimedEvent
 
 _DEVICES: Final = ("mobile",) * 6 + ("desktop",) * 3 + ("tablet",)
@@ -41,6 +42,9 @@ class SimulatorConfig:
         disorder_share: share that come up to 9 minutes late, within it.
         duplicate_share: share that repeat one of the last 256 events.
         broken_share: share that are broken, each `Defect` in turn.
+        taste: share of the products that a visitor comes upon by their taste (traffic/tastes.py); the others come by
+            popularity alone, as all do with 0.
+        moves: how tastes move, in the order of time.
     """
 
     seed: int
@@ -56,6 +60,8 @@ class SimulatorConfig:
     broken_share: float = 0.0
     currency: str = "EUR"
     funnel: Funnel = field(default_factory=Funnel)
+    taste: float = 0.0
+    moves: tuple[TasteMove, ...] = ()
 
     def __post_init__(self) -> None:
         shares = (self.late_share, self.disorder_share, self.duplicate_share, self.broken_share)
@@ -67,11 +73,24 @@ class SimulatorConfig:
             raise ValueError("rate, think_s, users, products and categories must be positive")
         if not (0.0 <= self.funnel.abandonment < 1.0 and self.funnel.cart_share <= 1.0):
             raise ValueError("conversion cannot be greater than the share of carts that are not abandoned")
+        if not 0.0 <= self.taste <= 1.0:
+            raise ValueError(f"the share of products by taste must be 0..1: {self.taste}")
+        if [move.at_ms for move in self.moves] != sorted(move.at_ms for move in self.moves):
+            raise ValueError("the moves of tastes must be in the order of time")
 
     @property
     def user_count(self) -> int:
         """How many users there are."""
         return max(100, round(20 * self.rate)) if self.users is None else self.users
+
+    def catalogue(self) -> Catalogue:
+        """Return the shop of these visitors; equal seeds and sizes give equal shops."""
+        return Catalogue(Random(self.seed), self.products, self.categories)  # noqa: S311 - as in Simulator
+
+    def tastes(self, at_ms: int | None = None) -> Tastes:
+        """Return what these visitors like at an instant of event time, or after all moves."""
+        moves = self.moves if at_ms is None else [move for move in self.moves if move.at_ms <= at_ms]
+        return Tastes(self.seed, self.catalogue(), moves)
 
 
 class _Session(msgspec.Struct, gc=False):
@@ -98,7 +117,10 @@ class Simulator:
         rng = Random(config.seed)  # noqa: S311 - reproducible traffic, not a secret
         self._rng = rng
         self._shop = Catalogue(rng, config.products, config.categories)
-        self._visitors = Visitors(rng, config.funnel, zipf(rng, config.products, 1.0), len(self._shop.queries))
+        self._visitors = Visitors(rng, config.funnel, len(self._shop.queries))
+        self._products = zipf(rng, config.products, 1.0)
+        self._tastes = Tastes(config.seed, self._shop)
+        self._moves = deque(config.moves)
         self._users = zipf(rng, config.user_count, 1.0)
         self._busy: set[int] = set()
         self._open: list[_Session] = []
@@ -149,15 +171,25 @@ class Simulator:
         # a user has one session at a time; a quarter of them keeps a free one quick to find
         return max(1, int(min(at_once, self._config.user_count / 4)))
 
-    def _start(self) -> _Session:
+    def _start(self, tick: int) -> _Session:
         user = self._free_user()
         self._busy.add(user)
-        steps = self._visitors.script()
+        steps = self._visitors.script(self._products_of(user, tick))
         steps.reverse()
         self._steps_open += len(steps)
         self._sessions_started += 1
         session_id = f"s{self._run_id}-{self._sessions_started:x}"
         return _Session(session_id, user, f"u{user}", _DEVICES[user % len(_DEVICES)], steps)
+
+    def _products_of(self, user: int, tick: int) -> Iterator[int]:
+        """Return what a visit that begins now comes upon."""
+        taste = self._config.taste
+        if not taste:
+            return self._products
+        now_ms = self._config.start_ms + int(tick * 1_000 / self._config.rate)
+        while self._moves and self._moves[0].at_ms <= now_ms:
+            self._tastes = self._config.tastes(self._moves.popleft().at_ms)
+        return self._tastes.products(user, taste, self._rng, self._products)
 
     def _free_user(self) -> int:
         user = next(self._users)
@@ -173,7 +205,7 @@ class Simulator:
         """Return the open session whose turn it is; one that has ended makes room for a new one, or leaves."""
         sessions = self._open
         if len(sessions) < self._open_wanted and self._rng.random() < _OPENING_SHARE and self._may_open(tick):
-            return self._first_of_another()
+            return self._first_of_another(tick)
         while len(sessions) > 0:
             at = int(self._rng.random() * len(sessions))
             session = sessions[at]
@@ -182,14 +214,14 @@ class Simulator:
                 return session
             self._busy.discard(session.user)
             if self._may_open(tick):
-                sessions[at] = self._start()
+                sessions[at] = self._start(tick)
             else:
                 sessions[at] = sessions[-1]
                 sessions.pop()
-        return self._first_of_another()
+        return self._first_of_another(tick)
 
-    def _first_of_another(self) -> _Session:
-        session = self._start()
+    def _first_of_another(self, tick: int) -> _Session:
+        session = self._start(tick)
         self._open.append(session)
         self._steps_open -= 1
         return session

@@ -4,7 +4,6 @@ Events come from the simulator at an even pace; their times are bent so that a d
 the lake as a worker would have written them, appended when they happened.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from sinks.delta import open_or_create, writer_properties
 from sinks.noting import note
 from sinks.quality_tables import GATE_LOG
 from sinks.tables import EVENT_COLUMNS, RAW_EVENTS, arrow_schema
+from traffic.changes import DailyRhythm
 from traffic.simulator import Simulator, SimulatorConfig
 
 HOUR_MS = 3_600_000
@@ -90,6 +90,7 @@ def events_of(plan: Plan) -> Iterator[tuple[str, Event]]:
     config = SimulatorConfig(
         seed=plan.seed, start_ms=START_MS, rate=plan.events / 3_600, users=plan.users, think_s=60.0
     )
+    rhythm = DailyRhythm(plan.amplitude, START_MS)
     rng = Random(plan.seed + 1)
     favourites = [f"c{number}" for number in rng.sample(range(config.categories), 10)]
     # a day that is cut off has had more of the pace or less of it than the average
@@ -97,7 +98,7 @@ def events_of(plan: Plan) -> Iterator[tuple[str, Event]]:
         event = timed.payload
         if not isinstance(event, Event):
             raise TypeError("the plan has no broken events")
-        at_ms = START_MS + _bent(event.event_time_ms - START_MS, plan.amplitude)
+        at_ms = rhythm.bent_ms(event.event_time_ms)
         if at_ms > plan.ends_ms:
             return
         changed: dict[str, Any] = {"event_time_ms": at_ms}
@@ -143,16 +144,3 @@ def note_halt(lake: Path, plan: Plan) -> None:
     row = {"topic": CLICKS_TOPIC, "gate": "nulls", "evidence": "{}"}
     halted = {**row, "step": "halted", "detail": "category_id is empty in 5 % of the clicks", "noted_ms": first_ms}
     note(lake, GATE_LOG, [halted, {**row, "step": "resumed", "detail": "mended", "noted_ms": end_ms - 1}])
-
-
-def _bent(elapsed_ms: int, amplitude: float) -> int:
-    """Return when of a day with a rhythm an event happens that an even day would have then.
-
-    The pace is 1 + amplitude * sin(2 pi t); its integral is turned round by Newton's method.
-    """
-    day, even_ms = divmod(elapsed_ms, DAY_MS)
-    even = bent = even_ms / DAY_MS
-    for _ in range(12):
-        passed = bent + amplitude / (2 * math.pi) * (1 - math.cos(2 * math.pi * bent))
-        bent -= (passed - even) / (1 + amplitude * math.sin(2 * math.pi * bent))
-    return day * DAY_MS + round(bent * DAY_MS)
