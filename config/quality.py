@@ -1,8 +1,10 @@
 """The settings of gates, of alerts and of drift."""
 
+from base64 import b64decode
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -44,6 +46,25 @@ class GateSettings(Section):
     grace_ms: int = Field(86_400_000, ge=0, description="an id may be missing in its table for so long")
 
 
+def _check_url(name: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:  # not repeated: it may hold a password
+        raise contradiction(f"{name} is not a URL that begins with http:// or https:// and names a host")
+
+
+def _is_signing_key(secret: str) -> bool:
+    text = secret.removeprefix("whsec_")
+    try:
+        key = b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return False
+    return 24 <= len(key) <= 64
+
+
 class AlertSettings(Section):
     """Who is told when a gate halts a view, and when a retraining is asked for."""
 
@@ -55,8 +76,17 @@ class AlertSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.webhook_url and not self.webhook_secret.get_secret_value():
-            raise contradiction("alerts.webhook_url is set, but alerts.webhook_secret is not")
+        if self.webhook_url:
+            _check_url("alerts.webhook_url", self.webhook_url)
+            secret = self.webhook_secret.get_secret_value()
+            if not secret:
+                raise contradiction("alerts.webhook_url is set, but alerts.webhook_secret is not")
+            if not _is_signing_key(secret):
+                raise contradiction(
+                    "alerts.webhook_secret is no key of Standard Webhooks: whsec_ and 24 to 64 bytes in base64"
+                )
+            if not self.webhook_url.startswith("https://") and not self.allow_private:
+                raise contradiction("alerts.webhook_url must begin with https:// unless alerts.allow_private is set")
         return self
 
 
@@ -64,6 +94,7 @@ class DriftSettings(Section):
     """When the data is no longer what the model was trained on."""
 
     is_watched: bool = Field(default=True, description="whether the worker looks at windows once there is a reference")
+    check_interval_s: float = Field(30.0, gt=0, description="time between two looks of whoever watches")
     label_kind: str = Field("click", description="kind of the events whose features are compared")
     window_ms: int = Field(3_600_000, ge=60_000, description="event time of one window")
     sample_rows: int = Field(5_000, ge=100, description="most events of a window that are looked at")
@@ -83,6 +114,12 @@ class AirflowSettings(Section):
     url: str = Field("", description="base URL of Airflow 3's API server")
     dag_id: str = Field("shopstream_retrain", min_length=1, description="DAG that is run, with the request's id")
     token: SecretStr = Field(SecretStr(""), description="bearer token of its API")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.url:
+            _check_url("airflow.url", self.url)
+        return self
 
 
 class TrainingSettings(Section):

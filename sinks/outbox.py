@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_after_attempt, stop_when_event_set
 
@@ -211,9 +211,9 @@ class Outbox:
             self._senders[delivery.kind](tried)
 
         retrying = Retrying(
-            retry=retry_if_exception_type(NotDeliveredError),
+            retry=retry_if_exception(_is_passing),
             wait=wait_random_exponential(multiplier=_WAIT_S, max=_WAIT_MAX_S),
-            stop=stop_after_attempt(self._attempts) | stop_when_event_set(stop) | _is_hopeless,
+            stop=stop_after_attempt(self._attempts) | stop_when_event_set(stop),
             sleep=self._sleep or sleep_using_event(stop),
             reraise=True,
         )
@@ -282,10 +282,10 @@ class Outbox:
 
 
 class OutboxSender:
-    """Flushes an outbox from a thread of its own: at once after `wake`, and again and again while something waits.
+    """Flushes an outbox from a thread of its own: at once after `wake`, and then again and again until it is closed.
 
     Args:
-        rest_s: between two flushes while something waits; twice as long after each, up to `rest_max_s`.
+        rest_s: between two flushes; twice as long after each that left something, up to `rest_max_s`.
     """
 
     def __init__(self, outbox: Outbox, *, rest_s: float = 15.0, rest_max_s: float = 600.0) -> None:
@@ -336,10 +336,9 @@ class OutboxSender:
             rest_s = min(2 * rest_s, self._rest_max_s) if waits else self._rest_s
 
 
-def _is_hopeless(state: RetryCallState) -> bool:
-    """Do not try again at once where only a person can mend it."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return isinstance(error, NotDeliveredError) and not error.is_passing
+def _is_passing(error: BaseException) -> bool:
+    """Try again at once only what may go away by itself, not what a person must mend."""
+    return isinstance(error, NotDeliveredError) and error.is_passing
 
 
 @contextmanager
