@@ -145,7 +145,7 @@ class RolloutSettings(Section):
     min_impressions: int = Field(1_000, ge=1, description="of a canary, before it can be promoted")
     click_through_loss_max: float = Field(0.1, gt=0, lt=1, description="relative loss at which a canary is rolled back")
     error_share_max: float = Field(0.01, ge=0, le=1, description="share of failed answers at which it is rolled back")
-    latency_p99_max_ms: float = Field(50.0, gt=0, description="p99 of an answer above which it is rolled back")
+    latency_p99_max_ms: float = Field(50.0, gt=0, description="p99 of its time for an answer above which it is rolled back")
     attribution_ms: int = Field(1_800_000, ge=1_000, description="a click counts for a recommendation for so long")
     error_chance: float = Field(0.05, gt=0, lt=0.5, description="chance that a guard ever decides wrongly, by its test")
     max_impressions: int = Field(

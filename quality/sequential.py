@@ -145,6 +145,21 @@ def exceeds(count: int, total: int, share: float, *, alpha: float) -> bool:
     return bool(mixed - null >= -math.log(alpha))
 
 
+def highest(count: int, total: int, *, alpha: float) -> float:
+    """Return a share that the chance behind `count` of `total` is not above, with confidence 1 - alpha over all looks.
+
+    It is 1 where nothing was counted yet.
+    """
+    inside, outside = (count / total if total else 1.0), 1.0
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        if exceeds(total - count, total, 1 - middle, alpha=alpha):
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
 def _is_enough(canary: Arm, champion: Arm, ratio: float) -> bool:
     """Say whether each arm would have enough clicks for a normal approximation, if the null were true."""
     if not canary.impressions or not champion.impressions:

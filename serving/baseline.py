@@ -7,12 +7,11 @@ from typing import Any, Final, NamedTuple
 from config.settings import Settings
 from serving.rollout_ports import Trained
 from sinks.lake_root import Lake, lake_of
-from sinks.noting import noted
+from sinks.noting import DAY_MS, noted
 from sinks.quality_tables import DRIFT_REFERENCES, RETRAINING
 
 logger = logging.getLogger(__name__)
 
-DAY_MS: Final = 86_400_000
 _REQUESTED: Final = "requested"
 
 
@@ -35,9 +34,9 @@ def move_baseline(settings: Settings, model: Trained, promoted_ms: int, newest_m
         newest_ms: newest event time that the canary has seen.
 
     Raises:
-        LakeUnavailableError: the lake cannot be read or written.
+        ShopstreamError: the lake or the feature store cannot be used.
     """
-    from training.drift_windows import take_reference
+    from training.drift_reference import take_reference
     from training.errors import TrainingError
 
     lake = lake_of(settings)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from config.quality import RolloutSettings
 from config.words import percent, span
-from quality.sequential import Comparison, Finding, compare, exceeds
+from quality.sequential import Comparison, Finding, compare, exceeds, highest
 from serving.click_through import Record
 
 FAULTS_MIN: Final = 3  # fewer are told, and prove nothing
@@ -40,7 +40,8 @@ def judge(canary: Record, champion: Record, rollout: RolloutSettings) -> Judgeme
     """Judge a canary; whoever does so again and again errs no more often for it (quality/sequential.py).
 
     Failures and slow answers come first, and need no clicks. A canary is slow only where the champion, on the same
-    machine at the same time, is not as slow.
+    machines at the same time, cannot be as slow: a machine that is busy is no fault of a model. Both were timed without
+    the reading of features, which is the same for both.
     """
     found = compare(canary.arm, champion.arm, loss_max=rollout.click_through_loss_max, alpha=rollout.error_chance)
     evidence = {
@@ -67,11 +68,13 @@ def _fault(canary: Record, champion: Record, rollout: RolloutSettings) -> str:
             f"{canary.failures:,} of its {canary.answers:,} answers failed ({percent(canary.failures / canary.answers)}"
             f"; at most {percent(most)} may)"
         )
-    usual = champion.slow / champion.answers if champion.answers else 0.0
-    if canary.slow >= FAULTS_MIN and exceeds(canary.slow, canary.answers, max(SLOW_SHARE, usual), alpha=chance):
+    # half of the chance for the champion's bound, half for the canary's excess of it
+    usual = highest(champion.slow, champion.answers, alpha=chance / 2) if champion.answers else 0.0
+    if canary.slow >= FAULTS_MIN and exceeds(canary.slow, canary.answers, max(SLOW_SHARE, usual), alpha=chance / 2):
+        compared = percent(champion.slow / champion.answers) if champion.answers else "none"
         return (
             f"{canary.slow:,} of its {canary.answers:,} answers took longer than {span(rollout.latency_p99_max_ms)}, "
-            f"so its p99 is above that; {percent(usual)} of the champion's did"
+            f"so its p99 is above that; {compared} of the champion's did"
         )
     return ""
 

@@ -1,73 +1,49 @@
 """What models have shown since an instant, what of it was clicked, how often they failed, and how long they took."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from quality.sequential import Arm, Shown
 from serving.models_in_service import CANARY, CHAMPION
 from sinks.lake_root import Lake
 from sinks.quality_tables import RECOMMENDATIONS
-from sinks.tables import RAW_EVENTS
 
-CLICK: Final = "click"
-CLOCKS_DIFFER_MS: Final = 86_400_000
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NOTHING_SHOWN: Final = Arm(0, 0)
 _COLUMNS: Final = ("recommendation_id", "user_id", "as_of_ms", "seconds", "error")
 
 
-class Impression(NamedTuple):
-    """An answer that a user was given.
-
-    Attributes:
-        user_id: as stores hold it.
-        as_of_ms: the instant that it is for, integer milliseconds UTC.
-    """
-
-    user_id: str
-    as_of_ms: int
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What one model did in one role.
 
     Attributes:
         answers: tries, failed ones included.
         failures: of them.
-        slow: answers, failed ones included, that took longer than allowed.
-        impressions: answers that were given and can no longer be clicked, by recommendation id.
-        clicked: ids of impressions that were clicked in time.
+        slow: of them, failed ones included: the model took longer than allowed.
+        arm: click-through of the answers that were given and can no longer be clicked, by users: several clicks on
+            one answer count once.
         newest_ms: instant of the newest answer; None without any.
     """
 
     answers: int = 0
     failures: int = 0
     slow: int = 0
-    impressions: dict[str, Impression] = field(default_factory=dict)
-    clicked: set[str] = field(default_factory=set)
+    arm: Arm = _NOTHING_SHOWN
     newest_ms: int | None = None
-
-    @property
-    def arm(self) -> Arm:
-        """Click-through, by users: several clicks on one answer count once."""
-        users: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for id_, shown in self.impressions.items():
-            users[shown.user_id][0] += 1
-            users[shown.user_id][1] += id_ in self.clicked
-        return Arm.of(Shown(*counts) for counts in users.values())
 
     def evidence(self) -> dict[str, Any]:
         """Return the counts as JSON has them; they name no user."""
-        arm = self.arm
         return {
             "answers": self.answers,
             "failures": self.failures,
             "slow": self.slow,
-            "impressions": arm.impressions,
-            "clicked": arm.clicked,
-            "click_through": round(arm.share, 6),
-            "spread": round(arm.spread, 3),
+            "impressions": self.arm.impressions,
+            "clicked": self.arm.clicked,
+            "click_through": round(self.arm.share, 6),
+            "spread": round(self.arm.spread, 3),
         }
 
 
@@ -79,7 +55,7 @@ class Period:
         since_ms: they were given from then on, by the wall clock, integer milliseconds UTC.
         until_ms: event time; an answer that could still be clicked then is no impression yet.
         attribution_ms: an answer can be clicked for so long after its instant, by event time.
-        slow_s: answers that took longer are slow.
+        slow_s: a model that took longer was slow.
     """
 
     since_ms: int
@@ -91,75 +67,42 @@ class Period:
 def records(lake: Lake, champion: str, canary: str, period: Period) -> tuple[Record, Record]:
     """Return what a champion and a canary did beside each other.
 
-    A click belongs to the answer whose id it carries, whoever clicked, if it happened at most `attribution_ms` after
-    the answer's instant. That it happened after the answer is not asked closely: the clocks of devices differ.
-
     Raises:
         LakeUnavailableError: the lake cannot be read.
     """
-    found = Record(), Record()
-    for record, version, role in zip(found, (champion, canary), (CHAMPION, CANARY), strict=True):
-        for row in _answers(lake, version, role, period.since_ms):
-            _count(record, row, period)
-    _find_clicks(lake, found, period)
-    return found
+    return _record(lake, champion, CHAMPION, period), _record(lake, canary, CANARY, period)
 
 
-def _count(record: Record, row: Mapping[str, Any], period: Period) -> None:
-    record.answers += 1
-    record.slow += row["seconds"] > period.slow_s
-    record.newest_ms = max(row["as_of_ms"], record.newest_ms or 0)
-    if row["error"] is not None:
-        record.failures += 1
-    elif row["as_of_ms"] + period.attribution_ms <= period.until_ms:
-        record.impressions[row["recommendation_id"]] = Impression(row["user_id"], row["as_of_ms"])
-
-
-def _find_clicks(lake: Lake, found: Collection[Record], period: Period) -> None:
-    instants = [shown.as_of_ms for record in found for shown in record.impressions.values()]
-    if not instants:
-        return
-    first_ms, last_ms = min(instants) - CLOCKS_DIFFER_MS, max(instants) + period.attribution_ms
-    for id_, at_ms in _clicks(lake, [id_ for record in found for id_ in record.impressions], first_ms, last_ms):
-        for record in found:
-            shown = record.impressions.get(id_)
-            if shown is not None and at_ms <= shown.as_of_ms + period.attribution_ms:
-                record.clicked.add(id_)
-
-
-def _answers(lake: Lake, version: str, role: str, since_ms: int) -> Iterator[dict[str, Any]]:
+def _record(lake: Lake, version: str, role: str, period: Period) -> Record:
     from pyarrow import compute as pc
 
-    wanted = (pc.field("served_ms") >= since_ms) & (pc.field("model") == version) & (pc.field("role") == role)
-    pruning = [("served_ms", ">=", since_ms)]
-    yield from _read(lake, RECOMMENDATIONS.name, _COLUMNS, wanted, pruning)
+    from training.clicks import read_rows
+
+    wanted = (pc.field("served_ms") >= period.since_ms) & (pc.field("model") == version) & (pc.field("role") == role)
+    answers = read_rows(lake, RECOMMENDATIONS.name, _COLUMNS, wanted, [("served_ms", ">=", period.since_ms)])
+    if answers is None or not answers.num_rows:
+        return Record()
+    has_answered = pc.is_null(answers.column("error"))
+    can_be_clicked = pc.greater(pc.add(answers.column("as_of_ms"), period.attribution_ms), period.until_ms)
+    return Record(
+        answers=answers.num_rows,
+        failures=answers.num_rows - pc.sum(has_answered).as_py(),
+        slow=pc.sum(pc.greater(answers.column("seconds"), period.slow_s)).as_py(),
+        arm=_arm(lake, answers.filter(pc.and_not(has_answered, can_be_clicked)), period.attribution_ms),
+        newest_ms=pc.max(answers.column("as_of_ms")).as_py(),
+    )
 
 
-def _clicks(lake: Lake, ids: Collection[str], first_ms: int, last_ms: int) -> Iterator[tuple[str, int]]:
+def _arm(lake: Lake, shown: "pa.Table", attribution_ms: int) -> Arm:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    wanted = (
-        (pc.field("kind") == CLICK)
-        & (pc.field("event_time_ms") >= first_ms)
-        & (pc.field("event_time_ms") <= last_ms)
-        & pc.field("recommendation_id").isin(pa.array(list(ids), pa.string()))
+    from training.clicks import are_clicked
+
+    ids, as_of_ms, user_ids = (
+        shown.column(name).combine_chunks() for name in ("recommendation_id", "as_of_ms", "user_id")
     )
-    pruning = [("event_time_ms", ">=", first_ms), ("event_time_ms", "<=", last_ms)]
-    for row in _read(lake, RAW_EVENTS.name, ("recommendation_id", "event_time_ms"), wanted, pruning):
-        yield row["recommendation_id"], row["event_time_ms"]
-
-
-def _read(
-    lake: Lake, table: str, columns: Collection[str], wanted: Any, pruning: Sequence[tuple[str, str, Any]]
-) -> Iterator[dict[str, Any]]:
-    from sinks.delta import explained, opened
-
-    address = lake / table
-    handle = opened(address)
-    if handle is None:
-        return
-    with explained(address):
-        dataset = handle.to_pyarrow_dataset(file_pruning_predicate=list(pruning))
-        for batch in dataset.to_batches(columns=list(columns), filter=wanted):
-            yield from batch.to_pylist()
+    clicked = pc.cast(are_clicked(lake, ids, as_of_ms, attribution_ms), pa.int64())
+    users = pa.table({"user_id": user_ids, "clicked": clicked}).group_by("user_id")
+    sums = users.aggregate([("clicked", "count"), ("clicked", "sum")]).to_pydict()
+    return Arm.of(map(Shown, sums["clicked_count"], sums["clicked_sum"]))

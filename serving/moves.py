@@ -1,11 +1,11 @@
 """Moves of one model, each of them a row of `model_log` and then aliases, so that a kill in between loses nothing.
 
-What was decided is the row; what serves is an alias in the registry. While a promotion or a rollback is carried out,
-the version has the alias `settling` as well; `settle` finishes what somebody has left there.
+What was decided is the row; what serves is an alias in the registry. Until a move is carried out, its version has the
+alias `settling` as well; `settle` finishes what somebody has left there.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER, loaded
@@ -54,29 +54,27 @@ class Moves:
             ModelRefusedError, ArtefactError: it cannot serve; nothing was changed.
         """
         loaded(self._registry.load, found.version)
-        return self._note(found, Step.STAGED, by, reason, {})
+        return self._note(found.version, found.request_id, Step.STAGED, by, reason, {})
 
     def start_canary(self, found: Trained, by: str, reason: str) -> ModelStep:
         """Give a version to a share of the users."""
-        step = self._note(found, Step.CANARY, by, reason, {"share": self._canary_share})
-        self._registry.set_alias(CANARY, found.version)
-        self._tell_request(found, step, {})
-        return step
+        return self._moved(found, Step.CANARY, by, reason, {"share": self._canary_share})
 
     def promote(self, found: Trained, by: str, reason: str, evidence: Mapping[str, Any]) -> ModelStep:
-        """Have a version answer to everybody."""
+        """Have a version answer to everybody; `from` in the evidence names the champion before it."""
         champion = self._registry.alias(CHAMPION)
-        self._registry.set_alias(SETTLING, found.version)
         before = {"from": None if champion is None else champion.version}
-        step = self._note(found, Step.PROMOTED, by, reason, {**evidence, **before})
-        self.settle()
-        return step
+        return self._moved(found, Step.PROMOTED, by, reason, {**evidence, **before})
 
     def roll_back(self, found: Trained, by: str, reason: str, evidence: Mapping[str, Any]) -> ModelStep:
         """Take a version's role away; `to` in the evidence names the champion instead of it, if it was that."""
-        self._registry.set_alias(SETTLING, found.version)
-        step = self._note(found, Step.ROLLED_BACK, by, reason, evidence)
-        self.settle()
+        return self._moved(found, Step.ROLLED_BACK, by, reason, evidence)
+
+    def give_up(self, canary: ModelStep, by: str, reason: str) -> ModelStep:
+        """Note that a canary is none any more, where the registry does not know its version."""
+        request_id = canary.evidence.get("request_id")
+        step = self._note(canary.model, request_id, Step.ROLLED_BACK, by, reason, {})
+        self._tell_request(request_id, step, {})
         return step
 
     def settle(self) -> None:
@@ -84,55 +82,83 @@ class Moves:
         found = self._registry.alias(SETTLING)
         if found is None:
             return
-        step = self._log.newest().get(found.version)
-        if step is not None and step.step in {Step.PROMOTED, Step.ROLLED_BACK}:
-            self._settle_champion(step)
-            for name in (CANARY, CHALLENGER):
-                self._remove_alias(name, found.version)
-            more = {}
-            if step.step is Step.PROMOTED:
-                more = {"baseline": self._baseline(found, step.noted_ms, step.evidence.get("newest_ms"))}
-            self._tell_request(found, step, more)
+        steps = self._log.steps()
+        newest = next((step for step in reversed(steps) if step.model == found.version), None)
+        if newest is not None:
+            self._carry_out(found, newest, is_change=newest is newest_change(steps))
         self._registry.remove_alias(SETTLING)
 
-    def _settle_champion(self, step: ModelStep) -> None:
-        """Put in charge who is to be, where the one is that was when the step was noted.
+    def _moved(self, found: Trained, step: Step, by: str, reason: str, evidence: Mapping[str, Any]) -> ModelStep:
+        self._registry.set_alias(SETTLING, found.version)
+        row = self._note(found.version, found.request_id, step, by, reason, evidence)
+        self.settle()
+        return row
 
-        Where somebody else is, the step is an older one of the same version: what was begun now was never noted.
+    def _carry_out(self, found: Trained, step: ModelStep, *, is_change: bool) -> None:
+        """Have aliases, the reference of drift and the request agree with a step.
+
+        Args:
+            is_change: nobody else was put in charge since. Else the step is an old one: what was begun now was never
+                noted.
         """
-        champion = self._registry.alias(CHAMPION)
-        version = None if champion is None else champion.version
-        following: str | None = step.evidence.get("to")
-        if step.step is Step.PROMOTED and version != step.model and version == step.evidence.get("from"):
-            if version is not None:
-                self._registry.set_alias(FORMER, version)
-            self._registry.set_alias(CHAMPION, step.model)
-        elif step.step is Step.ROLLED_BACK and following is not None and version == step.model:
-            self._registry.set_alias(CHAMPION, following)
-        if following is not None:
-            self._remove_alias(FORMER, following)
+        more: Mapping[str, Any] = {}
+        if step.step is Step.CANARY:
+            self._registry.set_alias(CANARY, found.version)
+        elif step.step in {Step.PROMOTED, Step.ROLLED_BACK}:
+            if is_change:
+                self._put_in_charge(step)
+            for name in (CANARY, CHALLENGER):
+                self._remove_alias(name, found.version)
+            if is_change and step.step is Step.PROMOTED:
+                more = {"baseline": self._baseline(found, step.noted_ms, step.evidence.get("newest_ms"))}
+        else:
+            return
+        self._tell_request(found.request_id, step, more)
+
+    def _put_in_charge(self, step: ModelStep) -> None:
+        is_promoted = step.step is Step.PROMOTED
+        champion: str = step.model if is_promoted else step.evidence["to"]
+        former: str | None = step.evidence["from"] if is_promoted else None
+        if former is not None:
+            self._registry.set_alias(FORMER, former)
+        self._registry.set_alias(CHAMPION, champion)
+        self._remove_alias(FORMER, champion)
 
     def _remove_alias(self, name: str, version: str) -> None:
         found = self._registry.alias(name)
         if found is not None and found.version == version:
             self._registry.remove_alias(name)
 
-    def _tell_request(self, found: Trained, step: ModelStep, more: Mapping[str, Any]) -> None:
+    def _tell_request(self, request_id: str | None, step: ModelStep, more: Mapping[str, Any]) -> None:
         """Note the step with the request that the model was trained for, unless it is its newest already."""
-        if found.request_id is None:
+        if request_id is None:
             return
         rows = noted(self._lake, RETRAINING, ["request_id", "step"])
-        theirs = [row["step"] for row in rows if row["request_id"] == found.request_id]
+        theirs = [row["step"] for row in rows if row["request_id"] == request_id]
         if theirs and theirs[-1] != step.step.value:
-            evidence = {**step.evidence, **more, "model": found.version}
-            self._requests.note(found.request_id, step.step.value, step.reason, evidence)
+            evidence = {**step.evidence, **more, "model": step.model}
+            self._requests.note(request_id, step.step.value, step.reason, evidence)
 
-    def _note(self, found: Trained, step: Step, by: str, reason: str, evidence: Mapping[str, Any]) -> ModelStep:
-        request = {} if found.request_id is None else {"request_id": found.request_id}
-        newest_ms = max((row.noted_ms for row in self._log.newest().values()), default=0)
+    def _note(
+        self, version: str, request_id: str | None, step: Step, by: str, reason: str, evidence: Mapping[str, Any]
+    ) -> ModelStep:
+        request = {} if request_id is None else {"request_id": request_id}
+        newest_ms = max((row.noted_ms for row in self._log.steps()), default=0)
         # steps are told apart by their time, and clocks may be set back
         noted_ms = max(self._clock_ms(), newest_ms + 1)
-        row = ModelStep(found.version, step, by, reason, noted_ms, {**evidence, **request})
+        row = ModelStep(version, step, by, reason, noted_ms, {**evidence, **request})
         self._log.append(row)
         logger.info("model %s is %s: %s", row.model, row.step.value, row.reason)
         return row
+
+
+def newest_change(steps: Sequence[ModelStep]) -> ModelStep | None:
+    """Return the newest step that put another model in charge; None if none did."""
+    return next(
+        (
+            step
+            for step in reversed(steps)
+            if step.step is Step.PROMOTED or (step.step is Step.ROLLED_BACK and "to" in step.evidence)
+        ),
+        None,
+    )

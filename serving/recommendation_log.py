@@ -28,11 +28,11 @@ class Answer:
 
     Attributes:
         user_id: as stores hold it: the id itself, or its pseudonym.
-        model: version; empty where no model had a part in it.
+        model: its version.
         role: `champion`, `canary` or `fallback`.
         product_ids: best first; none of a failed try.
-        as_of_ms: the instant of the features, integer milliseconds UTC.
-        seconds: how long it took.
+        as_of_ms: the instant that was asked for, integer milliseconds UTC.
+        seconds: how long the model took, without the reading of features.
         error: why the model did not answer, in words that quote nothing of the user; None if it did.
         served_ms: when, integer milliseconds UTC.
     """

@@ -40,9 +40,9 @@ class Recommendations:
     Attributes:
         product_ids: best first, each once.
         recommendation_id: what a click on one of them is to carry.
-        model: version that answered; empty where no model had a part in it.
+        model: version that answered.
         role: `champion`, `canary`, or `fallback` where another one answered than was to.
-        seconds: how long it took.
+        seconds: how long it took, features included.
     """
 
     product_ids: tuple[str, ...]
@@ -84,12 +84,7 @@ class _Question:
     k: int
     as_of_ms: int
     asked_ms: int
-    began: float
     features: Features | None = None
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.began
 
 
 def is_in_share(user_id: str, version: str, share: float) -> bool:
@@ -186,9 +181,9 @@ class Recommender:
             )
         service = self._models.now
         asked_ms, stored_id = self._clock_ms(), self._stored_id(user_id)
-        question = _Question(stored_id, k, asked_ms if as_of_ms is None else as_of_ms, asked_ms, began)
+        question = _Question(stored_id, k, asked_ms if as_of_ms is None else as_of_ms, asked_ms)
         if service.champion is None:
-            return self._without_champion(service.fallback, question)
+            return self._answered([self._without_champion(service.fallback, question)], began)
         canary = service.canary
         if canary is not None and not is_in_share(stored_id, canary.version, self._share):
             canary = None
@@ -198,10 +193,10 @@ class Recommender:
         if canary is not None and question.features is not None:
             tried = self._by_canary(canary, question)
             if tried.error is None:
-                return self._answered([tried])
+                return self._answered([tried], began)
             failed = [tried]
         role = FALLBACK if failed else CHAMPION
-        return self._answered([*failed, self._by_champion(service.champion, question, role)])
+        return self._answered([*failed, self._by_champion(service.champion, question, role)], began)
 
     def close(self) -> None:
         """Stop, and write what is kept. Again is harmless."""
@@ -229,47 +224,51 @@ class Recommender:
     def _by_canary(self, canary: Loaded | Refused, question: _Question) -> Answer:
         """Return the canary's answer; if it failed, one without products that says why."""
         if isinstance(canary, Refused):
-            return self._failure(canary.version, question, "refused", canary.why)
+            return self._failed(canary.version, question, 0.0, "refused", canary.why)
+        began = time.perf_counter()
         try:
             products = self._canaries.call(lambda: _asked(canary, question), self._timeout_s)
         except TimeoutError:
-            return self._failure(canary.version, question, "timeout", f"no answer within {self._timeout_s:g} s")
+            why = f"no answer within {self._timeout_s:g} s"
+            return self._failed(canary.version, question, time.perf_counter() - began, "timeout", why)
         except Exception as error:  # noqa: BLE001 - whatever a model raises must not reach a user
             logger.warning("canary %s failed: %s", canary.version, type(error).__name__)
-            return self._failure(canary.version, question, "error", type(error).__name__)
-        return _answer(canary.version, CANARY, products, question, None)
+            return self._failed(canary.version, question, time.perf_counter() - began, "error", type(error).__name__)
+        return _answer(canary.version, CANARY, products, question, time.perf_counter() - began)
 
     def _by_champion(self, champion: Loaded, question: _Question, role: str) -> Answer:
+        popular = champion.popular[: question.k]
         if question.features is None:
             self._failures.labels(CHAMPION, "features").inc()
-            return _answer(champion.version, FALLBACK, champion.popular[: question.k], question, "no features")
+            return _answer(champion.version, FALLBACK, popular, question, 0.0, "no features")
+        began = time.perf_counter()
         try:
-            return _answer(champion.version, role, _asked(champion, question), question, None)
+            products = _asked(champion, question)
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("champion %s failed: %s", champion.version, type(error).__name__)
             self._failures.labels(CHAMPION, "error").inc()
-            popular = champion.popular[: question.k]
-            return _answer(champion.version, FALLBACK, popular, question, type(error).__name__)
+            seconds, why = time.perf_counter() - began, type(error).__name__
+            return _answer(champion.version, FALLBACK, popular, question, seconds, why)
+        return _answer(champion.version, role, products, question, time.perf_counter() - began)
 
-    def _without_champion(self, fallback: Loaded | None, question: _Question) -> Recommendations:
+    def _without_champion(self, fallback: Loaded | None, question: _Question) -> Answer:
         if fallback is None:
             problem = f" ({self._models.problem})" if self._models.problem else ""
             raise NoModelError(
                 f"There is no champion yet, and no model whose popular products could be recommended{problem}.",
                 hint="Train one: `shopstream train run`; `shopstream models guard` then puts it in charge.",
             )
-        popular = fallback.popular[: question.k]
-        return self._answered([_answer(fallback.version, FALLBACK, popular, question, "no champion")])
+        return _answer(fallback.version, FALLBACK, fallback.popular[: question.k], question, 0.0, "no champion")
 
-    def _failure(self, version: str, question: _Question, cause: str, why: str) -> Answer:
+    def _failed(self, version: str, question: _Question, seconds: float, cause: str, why: str) -> Answer:
         self._failures.labels(CANARY, cause).inc()
-        return _answer(version, CANARY, (), question, why)
+        return _answer(version, CANARY, (), question, seconds, why)
 
-    def _answered(self, answers: Sequence[Answer]) -> Recommendations:
-        given = answers[-1]
-        self._seconds.labels(given.role).observe(given.seconds)
+    def _answered(self, answers: Sequence[Answer], began: float) -> Recommendations:
+        given, seconds = answers[-1], time.perf_counter() - began
+        self._seconds.labels(given.role).observe(seconds)
         self._log.offer(answers)
-        return Recommendations(given.product_ids, given.recommendation_id, given.model, given.role, given.seconds)
+        return Recommendations(given.product_ids, given.recommendation_id, given.model, given.role, seconds)
 
 
 def _asked(chosen: Loaded, question: _Question) -> tuple[str, ...]:
@@ -286,7 +285,9 @@ def _asked(chosen: Loaded, question: _Question) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*said, *chosen.popular]))[: question.k]
 
 
-def _answer(version: str, role: str, products: Sequence[str], question: _Question, error: str | None) -> Answer:
+def _answer(
+    version: str, role: str, products: Sequence[str], question: _Question, seconds: float, error: str | None = None
+) -> Answer:
     return Answer(
         recommendation_id=recommendation_id(version),
         user_id=question.user_id,
@@ -294,7 +295,7 @@ def _answer(version: str, role: str, products: Sequence[str], question: _Questio
         role=role,
         product_ids=tuple(products),
         as_of_ms=question.as_of_ms,
-        seconds=question.seconds,
+        seconds=seconds,
         error=error,
         served_ms=question.asked_ms,
     )

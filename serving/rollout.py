@@ -16,11 +16,13 @@ from serving.baseline import move_baseline
 from serving.canary_judge import Fate, Judgement, judge
 from serving.click_through import Period, records
 from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
-from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER, loaded
-from serving.moves import Moves
+from serving.models_in_service import CHALLENGER, CHAMPION, FORMER, loaded
+from serving.moves import Moves, newest_change
 from serving.reader import now_ms as wall_clock_ms
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
+from sinks.erasures import Tombstones
 from sinks.lake_root import Lake, lake_of
+from sinks.sessions import EventReader
 from training.artefacts import ArtefactError
 from training.model_log import ModelLog, ModelStep, Step
 
@@ -78,7 +80,8 @@ class Rollout:
         """Take each step that is due: a validated challenger to canary, a canary to champion, or back.
 
         Args:
-            now_ms: event time up to which clicks are known, integer milliseconds UTC; the wall clock, if None.
+            now_ms: event time up to which clicks are known, integer milliseconds UTC; that of the newest event in the
+                lake, if None.
 
         Returns:
             The steps that were taken; none while another process is at it.
@@ -184,7 +187,9 @@ class Rollout:
         canary = self._canary()
         if canary is None:
             return self._bring_in()
-        found, champion = self._version(canary.model), self._registry.alias(CHAMPION)
+        found, champion = self._found(canary.model), self._registry.alias(CHAMPION)
+        if found is None:
+            return [self._moves.give_up(canary, GUARD, "the registry does not hold it any more")]
         if champion is None:
             return [self._moves.promote(found, GUARD, "there is no champion any more", {})]
         judgement, newest_ms = self._judged(canary, champion, now_ms)
@@ -217,33 +222,36 @@ class Rollout:
 
     def _judged(self, step: ModelStep, champion: Trained, now_ms: int | None) -> tuple[Judgement, int | None]:
         """Return what becomes of a canary, and the newest event time that it has seen."""
-        promoted = [row.noted_ms for row in self._log.steps(champion.version) if row.step is Step.PROMOTED]
+        change = newest_change(self._log.steps())
+        until_ms = self._newest_event_ms() if now_ms is None else now_ms
         period = Period(
-            since_ms=max([step.noted_ms, *promoted]),  # both must have served all the time
-            until_ms=self._clock_ms() if now_ms is None else now_ms,
+            since_ms=max(step.noted_ms, change.noted_ms if change else 0),  # both must have served all the time
+            until_ms=until_ms,
             attribution_ms=self._rollout.attribution_ms,
             slow_s=self._rollout.latency_p99_max_ms / 1000,
         )
         of_champion, of_canary = records(self._lake, champion.version, step.model, period)
-        return judge(of_canary, of_champion, self._rollout), of_canary.newest_ms
+        newest_ms = None if of_canary.newest_ms is None else min(of_canary.newest_ms, until_ms)
+        return judge(of_canary, of_champion, self._rollout), newest_ms
+
+    def _newest_event_ms(self) -> int:
+        """Return up to which event time clicks are known: nothing newer is in the lake."""
+        bounds, clock_ms = EventReader(self._lake, Tombstones()).bounds(), self._clock_ms()
+        return clock_ms if bounds is None else min(clock_ms, bounds.newest_event_ms)
 
     def _canary(self) -> ModelStep | None:
-        """Return the step by which a version became the canary that is out; its alias is made to agree."""
-        out = [step for step in self._log.newest().values() if step.step is Step.CANARY]
-        if not out:
-            return None
-        alias = self._registry.alias(CANARY)
-        if alias is None or alias.version != out[-1].model:
-            self._registry.set_alias(CANARY, out[-1].model)
-        return out[-1]
+        """Return the step by which a version became the canary that is out."""
+        return next((step for step in self._log.newest().values() if step.step is Step.CANARY), None)
+
+    def _found(self, version: str) -> Trained | None:
+        return next((found for found in self._registry.versions() if found.version == version), None)
 
     def _version(self, version: str) -> Trained:
-        known = self._registry.versions()
-        for found in known:
-            if found.version == version:
-                return found
-        names = ", ".join(found.version for found in known) or "none"
-        raise RolloutError(f"There is no model {version}.", hint=f"Registered are: {names}.")
+        found = self._found(version)
+        if found is None:
+            names = ", ".join(known.version for known in self._registry.versions()) or "none"
+            raise RolloutError(f"There is no model {version}.", hint=f"Registered are: {names}.")
+        return found
 
     def _refuse_decided(self, version: str) -> None:
         step = self._log.newest().get(version)
