@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli import erase, sessions
+from cli import erase, references, sessions
 from cli.context import JsonFlag, emit, invocation, progress_console
 from sinks.lake_root import lake_of
 from sinks.maintenance import MaintenanceReport, maintain_lake
@@ -21,6 +21,7 @@ def lake() -> None:
 
 app.command()(erase.erase)
 app.command()(sessions.sessions)
+app.add_typer(references.app, name="reference")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from schemas.rules import EVENT_TIME_MS_MIN
 from traffic.errors import SendError
 from traffic.pacing import Pacer
 from traffic.rees46 import LISTED_ODDITIES, ImportReport, Rees46File
+from traffic.reference_files import write_reference_files
 from traffic.sending import TrafficSummary, open_sender
 from traffic.sent_log import SentLog
 from traffic.simulator import Simulator, SimulatorConfig
@@ -25,7 +26,9 @@ from traffic.timed import Mark
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SIMULATOR_OPTIONS = ("rate", "seconds", "seed", "users", "late", "disordered", "duplicates", "broken")
+_SIMULATOR_OPTIONS = (
+    "rate", "seconds", "seed", "users", "late", "disordered", "duplicates", "broken", "taste", "reference_tables",
+)  # fmt: skip
 _SHARE = {"min": 0.0, "max": 0.5}
 
 
@@ -41,6 +44,13 @@ def produce(
     broken: Annotated[
         float, typer.Option(**_SHARE, help="Share of records that are broken, in 15 ways in turn.")
     ] = 0.0,
+    taste: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the products that visitors come upon by their own taste.")
+    ] = 0.0,
+    reference_tables: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write products.csv, categories.csv and users.csv of this shop there, too."),
+    ] = None,
     currency: Annotated[str, typer.Option(help="Currency of all prices, ISO 4217.")] = "EUR",
     rees46: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Send the rows of a REES46 CSV file instead.")
@@ -72,7 +82,9 @@ def produce(
         report: ImportReport | None = None
         if rees46 is None:
             count: int | None = max(1, round(rate * seconds))
-            config = _config(start_ms, rate, seed, users, (late, disordered, duplicates, broken), currency)
+            config = _config(start_ms, rate, seed, users, (late, disordered, duplicates, broken), currency, taste)
+            if reference_tables is not None:
+                write_reference_files(config, reference_tables)
             start_s = time.monotonic()
             events = Simulator(config, count).events()
             pacer = Pacer(clock=time.monotonic, sleep=time.sleep, start_s=start_s, stopped=stopped)
@@ -94,11 +106,18 @@ def _refuse_simulator_options(ctx: typer.Context) -> None:
     for name in _SIMULATOR_OPTIONS:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter("it is for simulated traffic, not for a file", param_hint=f"--{name}")
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter("it is for simulated traffic, not for a file", param_hint=option)
 
 
 def _config(
-    start_ms: int | None, rate: float, seed: int, users: int | None, shares: tuple[float, ...], currency: str
+    start_ms: int | None,
+    rate: float,
+    seed: int,
+    users: int | None,
+    shares: tuple[float, ...],
+    currency: str,
+    taste: float,
 ) -> SimulatorConfig:
     late, disordered, duplicates, broken = shares
     try:
@@ -112,6 +131,7 @@ def _config(
             duplicate_share=duplicates,
             broken_share=broken,
             currency=currency,
+            taste=taste,
         )
     except ValueError as error:
         raise typer.BadParameter(f"These options do not go together: {error}.") from error

@@ -7,6 +7,7 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── LakePinnedError            a lake that is read as of an earlier moment cannot be written
 ├── LakeNotLocalError          what is asked for needs a lake in a local folder
 ├── LakeVersionError           a version of a table is not there, or not any more
+├── ReferenceFileError         a file of ids cannot be loaded as a reference table
 ├── NoEventsError              the lake holds no events of the days that were asked for
 ├── LetterNotPublishedError    dead letters were not acknowledged by Kafka
 ├── RedriveRunningError        another redrive is under way
@@ -75,6 +76,10 @@ class LakeNotLocalError(SinkError):
 
 class LakeVersionError(SinkError):
     """A version of a table is not there, or not any more; the message names the oldest that can be read."""
+
+
+class ReferenceFileError(SinkError):
+    """A file of products, categories or users cannot be loaded; the table is as it was."""
 
 
 class NoEventsError(SinkError):

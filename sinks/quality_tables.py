@@ -3,7 +3,7 @@
 All but the reference tables are only appended to: the newest row about something is how it stands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sinks.lake_table import Column, ColumnType, LakeTable
@@ -147,6 +147,13 @@ REFERENCE_CATEGORIES: Final = _reference("categories", "category_id", "categorie
 # `user_id` names the user, as every store holds it
 REFERENCE_USERS: Final = _reference("users", "user_id", "customers")
 
+# the first column of each holds the ids
+REFERENCE_TABLES: Final[Mapping[str, LakeTable]] = {
+    "products": REFERENCE_PRODUCTS,
+    "categories": REFERENCE_CATEGORIES,
+    "users": REFERENCE_USERS,
+}
+
 QUALITY_TABLES: Final[Sequence[LakeTable]] = (
     GATE_LOG,
     DRIFT_REFERENCES,
@@ -154,7 +161,5 @@ QUALITY_TABLES: Final[Sequence[LakeTable]] = (
     RETRAINING,
     RECOMMENDATIONS,
     MODEL_LOG,
-    REFERENCE_PRODUCTS,
-    REFERENCE_CATEGORIES,
-    REFERENCE_USERS,
+    *REFERENCE_TABLES.values(),
 )

@@ -3,6 +3,7 @@
 ShopstreamError
 └── TrafficError             root of this package
     ├── SampleFileError      a REES46 file cannot be read at all
+    ├── ReferenceFolderError the files of what exists in the shop cannot be written
     └── SendError            the broker did not take what was sent
 """
 
@@ -15,6 +16,10 @@ class TrafficError(ShopstreamError):
 
 class SampleFileError(TrafficError):
     """The file is missing, unreadable, or not a REES46 export; a single odd row is reported instead."""
+
+
+class ReferenceFolderError(TrafficError):
+    """The folder for the files of what exists in a simulated shop cannot be written."""
 
 
 class SendError(TrafficError):

@@ -77,8 +77,9 @@ def test_a_shift_moves_its_share_of_the_category_mix(traffic: list[TimedEvent]) 
     shifted = list(shift.over(traffic))
     named = [t.payload for t in traffic if isinstance(t.payload, Event) and t.payload.category_id]
     assert len(changed_pairs(traffic, shifted)) / len(named) == pytest.approx(0.3, abs=0.02)
-    before = Counter(event.category_id for event in named)
-    after = Counter(t.payload.category_id for t in shifted if isinstance(t.payload, Event) and t.payload.category_id)
+    before = Counter(str(event.category_id) for event in named)
+    moved = [t.payload for t in shifted if isinstance(t.payload, Event) and t.payload.category_id]
+    after = Counter(str(event.category_id) for event in moved)
     assert (after - before).total() / len(named) == pytest.approx(0.28, abs=0.03)
     assert {category for category, count in (after - before).items() if count > 50} <= set(shift.categories)
     assert sum(before[category] for category in shift.categories) / len(named) < 0.1
