@@ -1,10 +1,12 @@
-"""What any model must beat: the most popular products, and those seen beside the last one. Fitted by counting."""
+"""What any model must beat: the most popular products, and those seen beside the last one. Fitted by counting columns.
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+Products are numbers, 0 and up; of equal counts the smaller number comes first.
+"""
+
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 NEIGHBOURS: Final = 50
 
@@ -14,27 +16,29 @@ class Popularity:
     """The products of most interactions.
 
     Attributes:
-        ranked: every product, the most popular first; ties by product id.
+        ranked: every product's number, the most popular first.
+        shares: of each product, its share of all weights.
     """
 
-    ranked: tuple[str, ...]
+    ranked: Any
+    shares: Any
 
     @classmethod
-    def fit(cls, weights: Iterable[tuple[str, float]]) -> "Popularity":
-        """Count.
+    def fit(cls, products: Any, weights: Any, product_count: int) -> "Popularity":
+        """Add up.
 
         Args:
-            weights: (product, weight) of each interaction.
+            products: number of each interaction's product.
+            weights: what each says.
         """
-        sums: dict[str, float] = defaultdict(float)
-        for product, weight in weights:
-            sums[product] += weight
-        return cls(tuple(sorted(sums, key=lambda product: (-sums[product], product))))
+        sums = np.bincount(products, weights=weights, minlength=product_count)
+        total = sums.sum()
+        ranked = np.argsort(-sums, kind="stable").astype(np.int32)
+        return cls(ranked, (sums / total if total else sums).astype(np.float32))
 
-    def top(self, k: int, exclude: Collection[str] = ()) -> list[str]:
-        """Return the first `k` that are not excluded."""
-        left = k + len(exclude)
-        return [product for product in self.ranked[:left] if product not in exclude][:k]
+    def top(self, k: int) -> Any:
+        """Return the numbers of the first `k`."""
+        return self.ranked[:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +46,40 @@ class CoViews:
     """Which products follow a product, or precede it, in what a user looks at.
 
     Attributes:
-        neighbours: by product, the others with their counts, most frequent first; at most `NEIGHBOURS`.
+        starts: place of each product's first neighbour; one more at the end.
+        neighbours: their numbers, of each product the most frequent first, at most `NEIGHBOURS`.
+        shares: how many of all that lie next to the product they are, 0 to 1.
     """
 
-    neighbours: Mapping[str, Sequence[tuple[str, int]]]
+    starts: Any
+    neighbours: Any
+    shares: Any
 
     @classmethod
-    def fit(cls, histories: Iterable[Sequence[str]]) -> "CoViews":
+    def fit(cls, products: Any, follows: Any, product_count: int) -> "CoViews":
         """Count pairs that lie next to each other.
 
         Args:
-            histories: of each user, the products in the order of time.
+            products: number of each interaction's product; those of a user in the order of time.
+            follows: mask of those that the one before is of the same user.
         """
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for history in histories:
-            for first, second in pairwise(history):
-                if first != second:
-                    counts[first][second] += 1
-                    counts[second][first] += 1
-        return cls({product: _ranked(found) for product, found in sorted(counts.items())})
+        later = np.flatnonzero(follows)
+        first, second = products[later - 1].astype(np.int64), products[later].astype(np.int64)
+        differ = first != second
+        first, second = first[differ], second[differ]
+        both = np.concatenate([first * product_count + second, second * product_count + first])
+        pairs, counts = np.unique(both, return_counts=True)
+        of, other = pairs // max(product_count, 1), pairs % max(product_count, 1)
+        totals = np.bincount(of, weights=counts, minlength=product_count)
+        order = np.lexsort((other, -counts, of))
+        of, other, counts = of[order], other[order], counts[order]
+        begins = np.searchsorted(of, np.arange(product_count + 1))
+        kept = np.arange(len(of)) - begins[of] < NEIGHBOURS
+        of, other, counts = of[kept], other[kept], counts[kept]
+        starts = np.searchsorted(of, np.arange(product_count + 1))
+        return cls(starts.astype(np.int64), other.astype(np.int32), (counts / totals[of]).astype(np.float32))
 
-    def of(self, product: str) -> Sequence[tuple[str, int]]:
-        """Return the neighbours of a product; none of one that is not known."""
-        return self.neighbours.get(product, ())
-
-
-def _ranked(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:NEIGHBOURS])
+    def of(self, product: int) -> tuple[Any, Any]:
+        """Return the neighbours of a product and their shares."""
+        found = slice(self.starts[product], self.starts[product + 1])
+        return self.neighbours[found], self.shares[found]

@@ -6,6 +6,8 @@ TrainingError
 ├── DefinitionError        another definition version was asked for than this code computes
 ├── HistoryError           there is too little history to take a reference from
 ├── DriftBusyError         windows are being judged by somebody else
+├── TooLittleDataError     what is there does not make a model: too few events, no products, one class
+├── ModelRegistryError     the registry of models does not answer, or has no such version
 └── NotInLakeError         the lake does not hold what a set needs
 """
 
@@ -38,3 +40,11 @@ class DriftBusyError(TrainingError):
 
 class NotInLakeError(TrainingError):
     """The lake does not hold what a set needs."""
+
+
+class TooLittleDataError(TrainingError):
+    """What the lake holds of a range does not make a model."""
+
+
+class ModelRegistryError(TrainingError):
+    """The registry of models does not answer, or does not have what was asked for."""
