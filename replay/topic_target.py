@@ -15,6 +15,7 @@ from config.errors import ShopstreamError
 from config.settings import Settings
 from replay.errors import RangeError, ReplayError
 from replay.targets import Chunk, RunInfo
+from schemas.event import RETRAIN_TOPIC
 from schemas.kafka_client import MESSAGE_BYTES_MAX, access_error, broker_unavailable, client_settings
 from schemas.topics import ALL_TOPICS
 from sinks.lake_reads import PartitionLog
@@ -170,7 +171,7 @@ def require_topic(settings: Settings, name: str) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    if name in ALL_TOPICS:
+    if name in {*ALL_TOPICS, RETRAIN_TOPIC}:
         raise RangeError(
             f"--to-topic {name} is what live reads or writes: its events would be there twice, or be no events.",
             hint="Name another topic.",

@@ -1,6 +1,7 @@
-"""From an event, or a dead letter, to the framed bytes that our own writers publish."""
+"""From an event, a dead letter or a request for a retraining to the framed bytes that our own writers publish."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +13,16 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from schemas.dead_letter import DeadLetter
 from schemas.errors import EncodeError
-from schemas.event import DEAD_LETTERS_TOPIC, Event
+from schemas.event import DEAD_LETTERS_TOPIC, RETRAIN_TOPIC, Event
 from schemas.loading import load, own_schema
+from schemas.retraining import RetrainingEvent
 
 _RENAMED: Final = {"event_time_ms": "event_time"}
+_REQUEST_TIMES: Final = {
+    "window_start_ms": "window_start",
+    "window_end_ms": "window_end",
+    "requested_ms": "requested_at",
+}
 _UNWRITABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
@@ -47,7 +54,7 @@ def subject_of(topic: str) -> str:
 
 
 class Encoder:
-    """Writes events and dead letters with the schemas of this release.
+    """Writes events, dead letters and requests for retrainings with the schemas of this release.
 
     Args:
         schema_ids: registered id of our schema, per topic.
@@ -99,6 +106,21 @@ class Encoder:
         }
         return self._framed(DEAD_LETTERS_TOPIC, fields)
 
+    def retraining(self, request: RetrainingEvent) -> bytes:
+        """Frame a request for a retraining.
+
+        Raises:
+            EncodeError: a value does not fit the schema.
+        """
+        fields = msgspec.structs.asdict(request)
+        for name, avro in _REQUEST_TIMES.items():
+            fields[avro] = fields.pop(name)
+        try:
+            fields["evidence"] = json.dumps(request.evidence, sort_keys=True, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise EncodeError(f"The evidence of {request.request_id} is no JSON: {error}.") from error
+        return self._framed(RETRAIN_TOPIC, fields)
+
     def _framed(self, topic: str, fields: dict[str, Any]) -> bytes:
         out = BytesIO()
         out.write(self._headers[topic])
@@ -128,6 +150,24 @@ def read_letter(framed: bytes) -> PublishedLetter:
     key_size, value_size, digest = (fields.pop(name) for name in ("key_size_bytes", "value_size_bytes", "value_sha256"))
     fields["append_time_ms"], fields["first_seen_ms"] = fields.pop("append_time"), fields.pop("first_seen")
     return PublishedLetter(msgspec.convert(fields, DeadLetter), key_size, value_size, digest)
+
+
+def read_retraining(framed: bytes) -> RetrainingEvent:
+    """Read back what `Encoder.retraining` wrote.
+
+    Raises:
+        EncodeError: these are not the bytes of a request of this release.
+    """
+    try:
+        if framed[0] != 0:
+            raise ValueError(f"the first byte is {framed[0]}")
+        fields = schemaless_reader(BytesIO(framed[5:]), _writing(RETRAIN_TOPIC).schema)
+        fields["evidence"] = json.loads(fields["evidence"])
+    except (EOFError, *_UNWRITABLE) as error:
+        raise EncodeError(f"These bytes are not a request for a retraining ({error}).") from error
+    for name, avro in _REQUEST_TIMES.items():
+        fields[name] = fields.pop(avro)
+    return msgspec.convert(fields, RetrainingEvent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import msgspec
 CLICKS_TOPIC: Final = "shop.clicks.v1"
 CARTS_TOPIC: Final = "shop.carts.v1"
 DEAD_LETTERS_TOPIC: Final = "shop.dead_letters.v1"
+RETRAIN_TOPIC: Final = "shop.retrain.v1"
 EVENT_TOPICS: Final = (CLICKS_TOPIC, CARTS_TOPIC)
 
 CLICK_KINDS: Final = ("page_view", "click", "search")

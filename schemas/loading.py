@@ -17,13 +17,14 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from schemas.definitions import INNER, Definitions
 from schemas.errors import UnsafeSchemaError
-from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC
 
 AVRO_FOLDER: Final = Path(__file__).parent / "avro"
 RECORD_FILES: Final[Mapping[str, str]] = {
     CLICKS_TOPIC: "ClickEvent.avsc",
     CARTS_TOPIC: "CartEvent.avsc",
     DEAD_LETTERS_TOPIC: "DeadLetter.avsc",
+    RETRAIN_TOPIC: "RetrainingRequest.avsc",
 }
 
 SCHEMA_CHARS_MAX: Final = 262_144

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 ALL_TOPICS: Final = (*EVENT_TOPICS, DEAD_LETTERS_TOPIC)
 TIMESTAMP_TYPE: Final = "LogAppendTime"
-DEAD_LETTER_PARTITIONS: Final = 1
+OTHER_PARTITIONS: Final = 1  # of topics that are no events: few messages, and in one order
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,11 @@ class TopicInfo:
         return f"{self.topic_id}:{self.partition_count}"
 
 
-def ensure_topics(settings: Settings) -> dict[str, TopicInfo]:
+def ensure_topics(settings: Settings, topics: Sequence[str] = ALL_TOPICS) -> dict[str, TopicInfo]:
     """Create the topics that are missing and check the others; idempotent, and safe to run in two processes at once.
+
+    Args:
+        topics: those that every deployment has, or others of ours.
 
     Raises:
         BrokerUnavailableError: no answer within `kafka.timeout_s`.
@@ -67,10 +70,10 @@ def ensure_topics(settings: Settings) -> dict[str, TopicInfo]:
         reraise=True,
     ):
         with attempt:
-            missing = _missing(admin)
+            missing = _missing(admin, topics)
             if missing:
                 _create(admin, missing)
-            found = _describe(admin, ALL_TOPICS)
+            found = _describe(admin, topics)
     verify_topics(found)
     return found
 
@@ -84,7 +87,7 @@ def describe_topics(settings: Settings) -> dict[str, TopicInfo]:
         TopicError: one of them does not exist.
     """
     admin = _Admin.connect(settings)
-    missing = _missing(admin)
+    missing = _missing(admin, ALL_TOPICS)
     if missing:
         with contextlib.suppress(TopicNotSeenError):
             _describe(admin, missing)  # one that is only hidden from us is told as such
@@ -168,10 +171,10 @@ class _Admin(NamedTuple):
         return cls(AdminClient(client_settings(kafka, refusals)), kafka, refusals)
 
 
-def _missing(admin: _Admin) -> list[str]:
-    """Return which of our topics do not exist, or are hidden from us; the first request, so it tells what is wrong."""
+def _missing(admin: _Admin, topics: Sequence[str]) -> list[str]:
+    """Return which of the topics do not exist, or are hidden from us; the first request, so it tells what is wrong."""
     existing = cluster_metadata(admin.client, admin.settings, admin.refusals).topics
-    return [topic for topic in ALL_TOPICS if topic not in existing]
+    return [topic for topic in topics if topic not in existing]
 
 
 def _create(admin: _Admin, topics: Sequence[str]) -> None:
@@ -182,7 +185,7 @@ def _create(admin: _Admin, topics: Sequence[str]) -> None:
     wanted = [
         NewTopic(
             topic,
-            num_partitions=settings.partitions if topic in EVENT_TOPICS else DEAD_LETTER_PARTITIONS,
+            num_partitions=settings.partitions if topic in EVENT_TOPICS else OTHER_PARTITIONS,
             replication_factor=settings.replication_factor,
             config={"message.timestamp.type": TIMESTAMP_TYPE, "max.message.bytes": str(MESSAGE_BYTES_MAX)},
         )

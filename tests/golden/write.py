@@ -9,11 +9,17 @@ import msgspec
 
 from schemas.dead_letter import DeadLetter, Reason, Stage
 from schemas.encoder import Encoder
-from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, Event
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC, Event
 from schemas.loading import own_schema
+from schemas.retraining import RetrainingEvent
 
 FOLDER = Path(__file__).parent / "avro"
-TOPICS = {"ClickEvent": CLICKS_TOPIC, "CartEvent": CARTS_TOPIC, "DeadLetter": DEAD_LETTERS_TOPIC}
+TOPICS = {
+    "ClickEvent": CLICKS_TOPIC,
+    "CartEvent": CARTS_TOPIC,
+    "DeadLetter": DEAD_LETTERS_TOPIC,
+    "RetrainingRequest": RETRAIN_TOPIC,
+}
 _TIME_MS = 1_717_747_750_123
 _COMMON = Event(event_id="e-1", kind="", user_id="u-1", event_time_ms=_TIME_MS)
 _FULL = msgspec.structs.replace(_COMMON, session_id="s-1", device="mobile", product_id="p-1", category_id="c-1")
@@ -47,6 +53,28 @@ LETTER = DeadLetter(
     first_seen_ms=_TIME_MS + 1,
 )
 LETTER_BYTES_MAX = 8
+RETRAININGS = [
+    RetrainingEvent(
+        request_id="retrain-drift-1717747200000-0a1b2c3d",
+        cause="drift",
+        window_start_ms=_TIME_MS - 3_600_000,
+        window_end_ms=_TIME_MS,
+        detail="category_id moved for 3 windows: schöne Schuhe 👟",
+        evidence={"scores": {"category_id": {"psi": 0.31, "p_value": 1e-9}}, "windows_in_row": 3},
+        lake_versions={"raw_events": 2**40, "feature_log": 0},
+        requested_ms=_TIME_MS + 1,
+    ),
+    RetrainingEvent(
+        request_id="retrain-forced-1717747750123-00000000",
+        cause="forced",
+        window_start_ms=None,
+        window_end_ms=None,
+        detail="a new season",
+        evidence={},
+        lake_versions={},
+        requested_ms=_TIME_MS,
+    ),
+]
 
 
 def write(record: str, version: int) -> None:
@@ -55,6 +83,8 @@ def write(record: str, version: int) -> None:
     encoder = Encoder({topic: version})
     if topic == DEAD_LETTERS_TOPIC:
         messages: list[dict[str, Any]] = [{"value": encoder.letter(LETTER, bytes_max=LETTER_BYTES_MAX).hex()}]
+    elif topic == RETRAIN_TOPIC:
+        messages = [{"value": encoder.retraining(request).hex()} for request in RETRAININGS]
     else:
         messages = [{"value": encoder.event(topic, event).hex(), "event": _given(event)} for event in EVENTS[record]]
     for suffix, text in (

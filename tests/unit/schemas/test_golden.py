@@ -9,11 +9,11 @@ import pytest
 from config.settings import EventSettings
 from schemas.codec import Codec, Decoded
 from schemas.compatibility import fingerprints, problems_of_reading
-from schemas.encoder import read_letter
-from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, Event, Record
+from schemas.encoder import read_letter, read_retraining
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC, Event, Record
 from schemas.loading import own_schema
 from schemas.partitioner import partition_of
-from tests.golden.write import LETTER, LETTER_BYTES_MAX
+from tests.golden.write import LETTER, LETTER_BYTES_MAX, RETRAININGS
 
 FOLDER = Path(__file__).resolve().parents[2] / "golden" / "avro"
 TOPICS = {"ClickEvent": CLICKS_TOPIC, "CartEvent": CARTS_TOPIC}
@@ -68,3 +68,10 @@ def test_dead_letters_in_the_topic_are_still_read() -> None:
     assert LETTER.value is not None
     assert published.letter == msgspec.structs.replace(LETTER, value=LETTER.value[:LETTER_BYTES_MAX])
     assert (published.key_size_bytes, published.value_size_bytes) == (3, len(LETTER.value))
+
+
+def test_requests_for_retrainings_in_the_topic_are_still_read() -> None:
+    newest = (FOLDER / "RetrainingRequest.v1.avsc").read_text(encoding="utf-8")
+    assert fingerprints(newest) == fingerprints(own_schema(RETRAIN_TOPIC)), "see tests/golden/README.md"
+    messages = json.loads((FOLDER / "RetrainingRequest.v1.json").read_text(encoding="utf-8"))
+    assert [read_retraining(bytes.fromhex(message["value"])) for message in messages] == RETRAININGS

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import UnsafeSchemaError
-from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC
 from schemas.loading import NESTING_MAX, load, own_schema, topic_of
 
 
@@ -86,11 +86,13 @@ def test_what_does_not_change_the_bytes_is_dropped() -> None:
 
 
 def test_our_own_schemas_are_safe_and_named_as_documented() -> None:
-    names = {topic: load(own_schema(topic)).name for topic in (CLICKS_TOPIC, CARTS_TOPIC, DEAD_LETTERS_TOPIC)}
+    topics = (CLICKS_TOPIC, CARTS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC)
+    names = {topic: load(own_schema(topic)).name for topic in topics}
     assert names == {
         CLICKS_TOPIC: "shop.ClickEvent",
         CARTS_TOPIC: "shop.CartEvent",
         DEAD_LETTERS_TOPIC: "shop.DeadLetter",
+        RETRAIN_TOPIC: "shop.RetrainingRequest",
     }
     assert {topic_of(name) for name in names.values()} == set(names)
     assert topic_of("other.ClickEvent") is None

@@ -52,10 +52,10 @@ def test_a_key_that_cannot_be_used_is_told_in_one_sentence(given: dict[str, obje
 
 
 def test_the_key_is_never_shown() -> None:
-    overrides = {"privacy": {"key": "canary of the key"}}
+    overrides = {"privacy": {"key": "a key that nobody sees"}}
     settings = load_settings(overrides)
     shown = [str(row) for row in setting_origins(settings, overrides)]
-    assert not any("canary" in row for row in (*shown, repr(settings)))
+    assert not any("nobody sees" in row for row in (*shown, repr(settings)))
 
 
 def test_ids_are_kept_unless_that_is_switched_on() -> None:

@@ -8,13 +8,13 @@ import pytest
 from config.settings import EventSettings
 from schemas import loading, rules
 from schemas.dead_letter import Reason, Stage
-from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, KINDS_BY_TOPIC
+from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, DEAD_LETTERS_TOPIC, KINDS_BY_TOPIC, RETRAIN_TOPIC
 from schemas.loading import own_schema
 
 REFERENCE = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "events.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("topic", [CLICKS_TOPIC, CARTS_TOPIC, DEAD_LETTERS_TOPIC])
+@pytest.mark.parametrize("topic", [CLICKS_TOPIC, CARTS_TOPIC, DEAD_LETTERS_TOPIC, RETRAIN_TOPIC])
 def test_topics_and_fields(topic: str) -> None:
     assert f"`{topic}`" in REFERENCE
     for part in json.loads(own_schema(topic))["fields"]:
