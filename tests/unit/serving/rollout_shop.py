@@ -1,0 +1,127 @@
+"""A shop whose models are moved: real tables in a folder, a registry in memory, and a kill at any point between."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.quality import RolloutSettings
+from serving.moves import Moves
+from serving.rollout import Rollout
+from serving.rollout_ports import Trained
+from sinks.noting import note, noted
+from sinks.quality_tables import RETRAINING
+from tests.fakes.models import FakeModels
+from tests.unit.serving.answers import NOON_MS
+from training.model_log import ModelLog, ModelStep
+
+
+class Killed(BaseException):
+    """A kill; no handler of errors catches it."""
+
+
+class Kill:
+    """Kills at the n-th point that is reached, once."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.point = ""
+
+    def __call__(self, point: str) -> None:
+        self.left -= 1
+        if not self.left:
+            self.point = point
+            raise Killed(point)
+
+
+class Shop:
+    """Models 1, 2 and 3; the request `req-N` led to model N.
+
+    Attributes:
+        reached: told before and after each effect.
+        baselines: versions for which the reference of drift was moved, in order.
+    """
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lake, self.home = root / "lake", root / "home"
+        self.now_ms = NOON_MS
+        self.rollout_settings = RolloutSettings(min_impressions=100)
+        self.reached: Callable[[str], None] = lambda _point: None
+        self.registry = FakeModels(reached=self._reach)
+        self.baselines: list[str] = []
+        self.log = ModelLog(self.lake)
+        append = ModelLog.append
+
+        def watched(log: ModelLog, step: ModelStep) -> None:
+            self.reached(f"before {step.step.value} is noted")
+            append(log, step)
+            self.reached(f"after {step.step.value} is noted")
+
+        monkeypatch.setattr(ModelLog, "append", watched)
+        for version in ("1", "2", "3"):
+            self.registry.add(version, request_id=f"req-{version}", from_ms=NOON_MS - 100, to_ms=NOON_MS)
+            self.note(f"req-{version}", "validated", "", {})
+
+    def _reach(self, point: str) -> None:
+        self.reached(point)
+
+    def note(self, request_id: str, step: str, detail: str, evidence: Mapping[str, Any], /) -> None:
+        self.reached(f"before the request is {step}")
+        count = len(noted(self.lake, RETRAINING, ["request_id"]))
+        row = {"request_id": request_id, "step": step, "cause": "drift", "detail": detail, "evidence": str(evidence)}
+        note(self.lake, RETRAINING, [{**row, "noted_ms": NOON_MS + count}])
+        self.reached(f"after the request is {step}")
+
+    def baseline(self, model: Trained, _promoted_ms: int, _newest_ms: int | None, /) -> dict[str, Any]:
+        self.reached("before the baseline is moved")
+        self.baselines.append(model.version)
+        self.reached("after the baseline is moved")
+        return {"reference_id": f"ref-{model.version}"}
+
+    def clock_ms(self) -> int:
+        self.now_ms += 1_000
+        return self.now_ms
+
+    def moves(self) -> Moves:
+        return Moves(self.lake, self.registry, self, self.baseline, canary_share=0.1, clock_ms=self.clock_ms)
+
+    def rollout(self) -> Rollout:
+        return Rollout(self.lake, self.registry, self, self.baseline, self.rollout_settings, self.home, self.clock_ms)
+
+    def steps(self) -> list[tuple[str, str]]:
+        return [(step.model, step.step.value) for step in self.log.steps()]
+
+    def request_steps(self, version: str) -> list[str]:
+        rows = noted(self.lake, RETRAINING, ["request_id", "step"])
+        return [row["step"] for row in rows if row["request_id"] == f"req-{version}"]
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a move may change; that the reference was moved for a model twice is the same as once."""
+        requests = {version: self.request_steps(version) for version in self.registry.held}
+        return {
+            "aliases": dict(self.registry.aliases),
+            "steps": self.steps(),
+            "requests": requests,
+            "baselines": list(dict.fromkeys(self.baselines)),
+        }
+
+    def is_killed(self, kill: Kill, run: Callable[[], object]) -> bool:
+        """Run something until it is killed; say whether it was."""
+        self.reached = kill
+        try:
+            run()
+        except Killed:
+            return True
+        finally:
+            self.reached = lambda _point: None
+        return False
+
+
+def each_kill(open_shop: Callable[[str], Shop], run: Callable[[Shop], object]) -> Iterator[tuple[Shop, str]]:
+    """Run in a new shop for each point, killed there; ends with the run that reaches its end."""
+    for at in range(1, 100):
+        shop, kill = open_shop(f"killed-{at}"), Kill(at)
+        if not shop.is_killed(kill, lambda shop=shop: run(shop)):  # type: ignore[misc]
+            return
+        yield shop, kill.point
