@@ -1,8 +1,7 @@
 """Gates on the real stack: a broken feed halts its view, only that one, and after a resume nothing is missing."""
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from feature_repo.gate_store import GateStore
 from quality.known_ids import id_hash
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC, Event
 from sinks.lake_reads import table_counts
-from sinks.noting import note, noted
-from sinks.quality_tables import GATE_LOG, REFERENCE_CATEGORIES, REFERENCE_PRODUCTS, REFERENCE_USERS
+from sinks.noting import noted
+from sinks.quality_tables import GATE_LOG
 from streams.observing import GroupLags
 from tests.worker_runs import assert_exact, send, tail, traffic, until, wait_committed, wait_ready
 from traffic.sent_log import SentLog
@@ -50,6 +49,24 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     result = CliRunner().invoke(app, ["gates", *arguments, "--json"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, json.loads(result.stdout)
+
+
+def load_tables(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    events: list[TimedEvent],
+    is_known: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Load the ids of events as a shop does."""
+    for kind, name in (("products", "product_id"), ("categories", "category_id"), ("users", "user_id")):
+        ids = {getattr(timed.payload, name) for timed in events if isinstance(timed.payload, Event)} - {None}
+        file = folder / f"{kind}.csv"
+        file.write_text("\n".join([name, *filter(is_known, sorted(ids))]) + "\n")
+        for setting, value in as_environment(settings).items():
+            monkeypatch.setenv(setting, value)
+        result = CliRunner().invoke(app, ["lake", "reference", "load", kind, str(file)])
+        assert result.exit_code == 0, result.output
 
 
 def standing(payload: Any, topic: str, gate: str) -> Any:
@@ -114,22 +131,41 @@ def test_a_null_bug_halts_its_view_only_and_after_a_resume_nothing_is_missing(
     assert steps == [(CLICKS_TOPIC, "halted"), (CLICKS_TOPIC, "resumed")]
 
 
+def test_a_gate_without_tables_is_unknown_until_they_are_loaded(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_path = tmp_path / "worker.log"
+    settings = settings.model_copy(update={"gates": settings.gates.model_copy(update={"min_count": 100})})
+    events = list(traffic(3_000, seed=35))
+    log = SentLog()
+
+    def references() -> str:
+        return str(standing(run(settings, monkeypatch, "status")[1], CLICKS_TOPIC, "references")["status"])
+
+    with worker_process(settings, log_path) as process:
+        wait_ready(settings, process, log_path)
+        send(settings, events[:1_500], log)
+        wait_committed(settings, log_path)
+        assert references() == "unknown"
+        load_tables(settings, monkeypatch, tmp_path, events)
+        assert stop_worker(process) == 0, tail(log_path)
+    with worker_process(settings, log_path) as process:  # it reads them at once, a running one within half a minute
+        wait_ready(settings, process, log_path)
+        send(settings, events[1_500:], log)
+        wait_committed(settings, log_path)
+        until(lambda: references() == "pass", "the gate does not pass with its tables")
+        assert stop_worker(process) == 0, tail(log_path)
+    assert_exact(settings, log)
+
+
 def test_ids_that_no_table_has_halt_unless_the_gate_is_overridden(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_path = tmp_path / "worker.log"
     settings = settings.model_copy(update={"gates": settings.gates.model_copy(update={"min_count": 100})})
     events = list(traffic(1_500, seed=34))
-    now_ms = time.time_ns() // 1_000_000
-    for table, name in (
-        (REFERENCE_PRODUCTS, "product_id"),
-        (REFERENCE_CATEGORIES, "category_id"),
-        (REFERENCE_USERS, "user_id"),
-    ):
-        ids = {getattr(timed.payload, name) for timed in events if isinstance(timed.payload, Event)} - {None}
-        # half of the users are customers that the shop does not know
-        kept = [text for text in sorted(ids) if name != "user_id" or id_hash(text) % 2]
-        note(settings.lake_path, table, [{name: text, "loaded_ms": now_ms} for text in kept])
+    # half of the users are customers that the shop does not know
+    load_tables(settings, monkeypatch, tmp_path, events, is_known=lambda text: text[0] != "u" or id_hash(text) % 2 == 1)
     code, payload = run(settings, monkeypatch, "override", "carts", "references", "--reason", "new shop", "--for", "1h")
     assert code == 0
     log, store = SentLog(), GateStore.from_settings(settings)
