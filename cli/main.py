@@ -11,6 +11,7 @@ from cli import (
     demo,
     dlq,
     doctor,
+    drift,
     events,
     features,
     gates,
@@ -78,6 +79,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(gates.app, name="gates")
+app.add_typer(drift.app, name="drift")
 app.add_typer(lake.app, name="lake")
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from config.metrics import SERVING_METRICS, SKEW_METRICS, WORKER_METRICS, MetricSpec
+from config.metrics import DRIFT_METRICS, SERVING_METRICS, SKEW_METRICS, WORKER_METRICS, MetricSpec
 from config.settings import Settings
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -68,6 +68,10 @@ def metrics_page() -> str:
         "`shopstream skew` writes these to `<home>/metrics/skew.prom`, for a textfile collector:",
         "",
         *_metrics(SKEW_METRICS),
+        "",
+        "`shopstream drift watch`, which a worker starts, writes these to `<home>/metrics/drift.prom`:",
+        "",
+        *_metrics(DRIFT_METRICS),
     ]
     return "\n".join(lines) + "\n"
 

@@ -180,3 +180,44 @@ SKEW_METRICS: Final = (
     ),
     MetricSpec("shopstream_skew_audited_until_seconds", MetricKind.GAUGE, "End of the range of the last audit"),
 )
+
+DRIFT_METRICS: Final = (
+    MetricSpec(
+        "shopstream_drift_reference_created_seconds",
+        MetricKind.GAUGE,
+        "When the reference came in force that windows are compared with, in Unix seconds; 0 without one",
+    ),
+    MetricSpec(
+        "shopstream_drift_windows",
+        MetricKind.GAUGE,
+        "Windows compared with the reference in force, by outcome: quiet, alarm or unjudged",
+        ("outcome",),
+    ),
+    MetricSpec(
+        "shopstream_drift_judged_until_seconds", MetricKind.GAUGE, "End of the newest window that was looked at, or 0"
+    ),
+    MetricSpec(
+        "shopstream_drift_in_row", MetricKind.GAUGE, "Windows in a row, up to the newest, in which the same has drifted"
+    ),
+    MetricSpec("shopstream_drift_is_due", MetricKind.GAUGE, "1 while those are enough to ask for a retraining"),
+    MetricSpec(
+        "shopstream_drift_psi",
+        MetricKind.GAUGE,
+        "Population Stability Index of each variable in the newest window",
+        ("variable",),
+    ),
+    MetricSpec(
+        "shopstream_drift_requests", MetricKind.GAUGE, "Requests for a retraining, by their newest step", ("step",)
+    ),
+    MetricSpec(
+        "shopstream_drift_silenced_until_seconds", MetricKind.GAUGE, "Until when no retraining is asked for; 0 if it is"
+    ),
+    MetricSpec("shopstream_drift_outbox", MetricKind.GAUGE, "Deliveries that wait for their receiver"),
+    MetricSpec("shopstream_drift_watched_seconds", MetricKind.GAUGE, "When the watch last went round, in Unix seconds"),
+    MetricSpec(
+        "shopstream_drift_part_failing",
+        MetricKind.GAUGE,
+        "1 while a part of the watch fails: gates, windows, outbox, training or rollout",
+        ("part",),
+    ),
+)

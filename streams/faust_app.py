@@ -1,5 +1,6 @@
 """The Faust app: one agent per event topic on the batch transport, and the background task that flushes and commits."""
 
+import asyncio
 import gc
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from streams.ownership import PartitionOwner
 from streams.ports import Batch
 from streams.transport import BatchConsumer, BatchTransport
 from streams.watchdog import LoopWatchdog, arm_hard_exit
+from streams.watching import DriftWatch
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +44,19 @@ class FeatureApp(faust.App):
         settings: broker, group and worker settings.
         ownership: is told about partitions, and asked what to commit.
         endpoint: serves the metrics while the app runs.
+        drift_watch: runs beside the app; None for none.
     """
 
-    def __init__(self, settings: Settings, ownership: PartitionOwner, endpoint: MetricsEndpoint) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ownership: PartitionOwner,
+        endpoint: MetricsEndpoint,
+        drift_watch: DriftWatch | None = None,
+    ) -> None:
         self.ownership = ownership
         self._endpoint = endpoint
+        self._drift_watch = drift_watch
         self.linger_s = settings.worker.linger_ms / 1000
         self._stop_timeout_s = settings.worker.stop_timeout_s
         worker = settings.worker
@@ -85,6 +95,8 @@ class FeatureApp(faust.App):
         """Serve metrics from the start, and keep the collector off what lives for ever."""
         self._endpoint.start()
         self._watchdog.start()
+        if self._drift_watch is not None:
+            self._drift_watch.start()
         gc.collect()
         gc.freeze()
         await super().on_start()
@@ -93,8 +105,12 @@ class FeatureApp(faust.App):
         """Give the partitions back; a stop that hangs is cut short, since what is not committed is read again."""
         arm_hard_exit(self._stop_timeout_s, lambda: self.ownership.failure)
         self._watchdog.stop()
+        if self._drift_watch is not None:
+            self._drift_watch.ask_to_stop()
         await super().on_stop()
         self._endpoint.stop()
+        if self._drift_watch is not None:
+            await asyncio.to_thread(self._drift_watch.stop)
 
     def _create_directories(self) -> None:
         """Create none: Faust keeps no table and no state here."""

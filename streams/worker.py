@@ -45,6 +45,7 @@ from streams.ownership import PartitionOwner
 from streams.ports import Decoder, Gatekeeper, Lake, Letters
 from streams.privacy import LakeWithoutOriginals, LettersWithoutOriginals, PseudonymDecoder
 from streams.quarantine import PROBING_COMMAND, ProbingQuarantine
+from streams.watching import DriftWatch
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -131,7 +132,8 @@ def build_app(
         moves=lambda: asyncio.to_thread(read_log_moves, lake_of(settings)),
     )
     endpoint = MetricsEndpoint(settings.worker, registry, workers_folder(settings))
-    app = FeatureApp(settings, owner, endpoint)  # the offsets above ask it for its consumer, once it runs
+    drift_watch = DriftWatch(settings) if settings.drift.is_watched else None
+    app = FeatureApp(settings, owner, endpoint, drift_watch)  # the offsets above ask it for its consumer, once it runs
     return app
 
 

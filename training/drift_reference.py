@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -163,9 +163,19 @@ def reference_in_force(lake: Lake) -> DriftReference | None:
         LakeUnavailableError: the lake cannot be read.
     """
     rows = noted(lake, DRIFT_REFERENCES)
-    if not rows:
-        return None
-    row = rows[-1]
+    return _reference(rows[-1]) if rows else None
+
+
+def references(lake: Lake, ids: Collection[str]) -> list[DriftReference]:
+    """Return the references of some ids, oldest first; one that is not there is left out.
+
+    Raises:
+        LakeUnavailableError: the lake cannot be read.
+    """
+    return [_reference(row) for row in noted(lake, DRIFT_REFERENCES) if row["reference_id"] in ids]
+
+
+def _reference(row: Mapping[str, Any]) -> DriftReference:
     reference, profile = msgspec.msgpack.decode(row["profiles"])
     calibration = json.loads(row["calibration"])
     calibration.pop("lake_versions")
