@@ -16,7 +16,8 @@ SinkError                      root: nothing may be committed past what failed; 
 ├── NotDeliveredError          a receiver did not take a delivery: it waits and is tried again
 ├── DeliveryRefusedError       a receiver will never take a delivery
 ├── RetrainingUnknownError     there is no request for a retraining of that id
-└── RetrainingRunningError     the retraining is being run by somebody else
+├── RetrainingRunningError     the retraining is being run by somebody else
+└── RetrainingNotDueError      the retraining was suppressed, has been run, or another one is under way
 """
 
 from config.errors import ShopstreamError
@@ -153,3 +154,7 @@ class RetrainingUnknownError(SinkError):
 
 class RetrainingRunningError(SinkError):
     """The retraining of a request is being run by another process."""
+
+
+class RetrainingNotDueError(SinkError):
+    """A request for a retraining is not to be run: it was suppressed, has been run, or another one is under way."""

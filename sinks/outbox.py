@@ -108,6 +108,11 @@ class Outbox:
         self._attempts = attempts
         self._sleep = sleep
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of deliveries that there is a sender for."""
+        return tuple(self._senders)
+
     def put(self, delivery: Delivery) -> bool:
         """Keep a delivery until it is taken; it is on the disk when this returns.
 

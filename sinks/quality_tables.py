@@ -74,18 +74,18 @@ RETRAINING: Final = LakeTable(
     description="Requests for a retraining and what became of them: a row per step. One whose newest step is "
     "`requested`, `started`, `validated` or `canary` is in flight.",
     columns=(
-        Column("request_id", ColumnType.STRING, "Id, derived from cause and window."),
+        Column("request_id", ColumnType.STRING, "Id, derived from cause and window; empty for a silence."),
         Column(
             "step",
             ColumnType.STRING,
             "`requested`, `suppressed`, `started`, `validated`, `canary`, `promoted`, `rejected`, `rolled_back`, "
             "`failed` or `silenced`.",
         ),
-        Column("cause", ColumnType.STRING, "`drift`, `online_quality` or `forced`."),
+        Column("cause", ColumnType.STRING, "`drift`, `online_quality` or `forced`; empty for a silence."),
         Column("window_start_ms", ColumnType.LONG, "First event time of the window that gave cause.", nullable=True),
         Column("window_end_ms", ColumnType.LONG, "End of its event times, not included.", nullable=True),
         Column("detail", ColumnType.STRING, "In words why."),
-        Column("evidence", ColumnType.STRING, "JSON: scores, lake versions, verdict."),
+        Column("evidence", ColumnType.STRING, "JSON: scores, lake versions, verdict; until when it is silent."),
         *_noted("the step was taken", "noted"),
     ),
     partitioned_by="noted_date",
