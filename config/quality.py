@@ -132,6 +132,7 @@ class TrainingSettings(Section):
     history_ms: int = Field(14 * 86_400_000, ge=3_600_000, description="event time that a model is trained on")
     holdout_share: float = Field(0.2, gt=0, lt=0.9, description="last share of that time, which models are compared on")
     min_events: int = Field(1_000, ge=10, description="interactions below which nothing is trained")
+    queries_max: int = Field(16_000, ge=400, description="interactions that a model learns from and is compared on")
     min_gain: float = Field(0.0, ge=0, description="NDCG@10 by which a challenger must win, beyond noise")
     slice_loss_max: float = Field(0.05, ge=0, description="NDCG@10 that a challenger may lose in a slice")
     hit_rate_floor: float = Field(0.01, ge=0, le=1, description="hit rate at 10 below which no model is taken")
