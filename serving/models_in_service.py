@@ -1,14 +1,15 @@
 """The models that answer at present: loaded, checked, and looked after by a thread.
 
 Aliases of the registry say which version has which role. Every few seconds the thread asks for them, and loads what is
-new beside what answers. A version that cannot be loaded (its files were tampered with, a library is missing) takes
-nobody's place: the champion before it goes on, a canary is told as refused, so that its failures count.
+new beside what answers; also a version whose files an erasure has written anew. One that cannot be loaded (its files
+were tampered with, a library is missing) takes nobody's place: the champion before it goes on, a canary is told as
+refused, so that its failures count.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from features.catalog import FEATURES
@@ -50,6 +51,11 @@ class Registered(Protocol):
         """Its number."""
         ...
 
+    @property
+    def manifest_sha256(self) -> str:
+        """What seals its files; another one once an erasure has written them anew."""
+        ...
+
 
 class ModelSource(Protocol):
     """Where models are registered (training/models.py)."""
@@ -73,11 +79,13 @@ class Loaded:
 
     Attributes:
         popular: what it recommends to somebody whom it does not know.
+        manifest_sha256: of the files that it was loaded from; empty if nobody asked.
     """
 
     version: str
     model: Model
     popular: tuple[str, ...]
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +170,22 @@ class ModelsInService:
         before = self._service
         in_charge: Loaded | None = None
         if champion is not None:
-            in_charge = self._loaded(champion.version) or before.champion
+            in_charge = self._loaded(champion) or before.champion
         on_trial: Loaded | Refused | None = None
         if canary is not None and in_charge is not None and canary.version != in_charge.version:
-            version = canary.version
-            on_trial = self._loaded(version) or Refused(version, self._refused[version])
+            on_trial = self._loaded(canary) or Refused(canary.version, self._refused[canary.version])
         fallback = None if in_charge is not None else before.fallback or before.champion or self._any_model()
         return Service(in_charge, on_trial, fallback)
 
-    def _loaded(self, version: str) -> Loaded | None:
+    def _loaded(self, registered: Registered) -> Loaded | None:
         """Return a version, loaded before or now; None, and its reason kept, if it cannot be."""
+        version, seal = registered.version, registered.manifest_sha256
         before = self._service
         for held in (before.champion, before.canary, before.fallback):
-            if isinstance(held, Loaded) and held.version == version:
+            if isinstance(held, Loaded) and (held.version, held.manifest_sha256) == (version, seal):
                 return held
         try:
-            found = loaded(self._source.load, version)
+            found = replace(loaded(self._source.load, version), manifest_sha256=seal)
         except Exception as error:  # noqa: BLE001 - files and libraries of a model fail in their own ways
             why = type(error).__name__
             if self._refused.get(version) != why:
@@ -188,21 +196,18 @@ class ModelsInService:
         return found
 
     def _any_model(self) -> Loaded | None:
-        for version in dict.fromkeys(self._candidates()):
-            found = self._loaded(version)
-            if found is not None:
-                return found
-        return None
+        candidates = {found.version: found for found in self._candidates()}
+        return next((found for each in candidates.values() if (found := self._loaded(each)) is not None), None)
 
-    def _candidates(self) -> Iterator[str]:
+    def _candidates(self) -> Iterator[Registered]:
         try:
             named = [self._source.alias(name) for name in (FORMER, CANARY, CHALLENGER)]
             others = sorted(self._source.versions(), key=_age)
         except Exception as error:  # noqa: BLE001 - as in `look`
             self._tell(f"the registry of models cannot be asked ({type(error).__name__}: {error})")
             return
-        yield from [found.version for found in named if found is not None]
-        yield from [found.version for found in others[:_FALLBACK_TRIES]]
+        yield from [found for found in named if found is not None]
+        yield from others[:_FALLBACK_TRIES]
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self._told:

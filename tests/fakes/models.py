@@ -19,6 +19,7 @@ class FakeVersion:
     request_id: str | None = None
     from_ms: int = 0
     to_ms: int = 0
+    manifest_sha256: str = "seal"
 
 
 class FakeModel:

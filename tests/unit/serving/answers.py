@@ -42,8 +42,7 @@ def write_answers(root: Path, answers: Iterable[Answer], writer_id: str = "w") -
     RecommendationSink(root, writer_id).append([NumberedAnswer(n, each) for n, each in enumerate(answers)])
 
 
-def write_clicks(root: Path, clicks: Iterable[Event]) -> None:
-    lake = RecordedLake(root)
+def write_clicks(lake: RecordedLake, clicks: Iterable[Event]) -> None:
     for event in clicks:
         lake.arrive(event, at_ms=event.event_time_ms)
     lake.write()

@@ -13,6 +13,7 @@ from serving.rollout_ports import Trained
 from sinks.noting import note, noted
 from sinks.quality_tables import RETRAINING
 from tests.fakes.models import FakeModels
+from tests.recorded_lakes import RecordedLake
 from tests.unit.serving.answers import NOON_MS
 from training.model_log import ModelLog, ModelStep
 
@@ -40,6 +41,7 @@ class Shop:
 
     Attributes:
         reached: told before and after each effect.
+        events: those of the shop, on their way to its lake.
         baselines: versions for which the reference of drift was moved, in order.
     """
 
@@ -51,6 +53,7 @@ class Shop:
         self.registry = FakeModels(reached=self._reach)
         self.baselines: list[str] = []
         self.log = ModelLog(self.lake)
+        self.events = RecordedLake(self.lake)
         append = ModelLog.append
 
         def watched(log: ModelLog, step: ModelStep) -> None:

@@ -84,7 +84,12 @@ def test_after_a_failure_only_time_helps() -> None:
 def test_threads_share_one() -> None:
     sink = Sink()
     rows = opened(sink, rows_max=10_000, interval_s=0.001)
-    threads = [threading.Thread(target=lambda: [rows.offer(numbers(2)) for _ in range(200)]) for _ in range(4)]
+
+    def offer() -> None:
+        for _ in range(200):
+            rows.offer(numbers(2))
+
+    threads = [threading.Thread(target=offer) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,6 +7,7 @@ from quality.sequential import Arm, Shown
 from serving.click_through import Period, Record, records
 from serving.models_in_service import CANARY
 from serving.recommender import FALLBACK
+from tests.recorded_lakes import RecordedLake
 from tests.unit.serving.answers import NOON_MS, answer, click, write_answers, write_clicks
 from training.online_clicks import impressions
 
@@ -62,7 +63,7 @@ def test_an_answer_that_can_still_be_clicked_is_no_impression_yet(tmp_path: Path
 def test_a_click_counts_once_in_time_and_for_the_answer_that_it_names(tmp_path: Path) -> None:
     write_answers(tmp_path, [answer(f"r{n}", f"u{n}") for n in range(6)])
     write_clicks(
-        tmp_path,
+        RecordedLake(tmp_path),
         [
             click("r0", "u0", NOON_MS + ATTRIBUTION_MS),
             click("r0", "u0", NOON_MS + 5),
@@ -79,7 +80,7 @@ def test_a_click_counts_once_in_time_and_for_the_answer_that_it_names(tmp_path: 
 
 def test_an_answer_to_somebody_and_its_click_stay_apart_by_model(tmp_path: Path) -> None:
     write_answers(tmp_path, [answer("r1", "u1"), answer("r2", "u2", model="2", role=CANARY)])
-    write_clicks(tmp_path, [click("r2", "u2", NOON_MS + 5)])
+    write_clicks(RecordedLake(tmp_path), [click("r2", "u2", NOON_MS + 5)])
     champion, canary = seen(tmp_path)
     assert (counts(champion), counts(canary)) == ((1, 0), (1, 1))
     assert canary.evidence() == {
@@ -96,7 +97,9 @@ def test_an_answer_to_somebody_and_its_click_stay_apart_by_model(tmp_path: Path)
 def test_users_not_answers_are_what_was_assigned(tmp_path: Path) -> None:
     shown = [(user, n) for user in range(20) for n in range(10)]
     write_answers(tmp_path, [answer(f"r{user}-{n}", f"u{user}") for user, n in shown])
-    write_clicks(tmp_path, [click(f"r{user}-{n}", f"u{user}", NOON_MS + 5) for user, n in shown if user % 2])
+    write_clicks(
+        RecordedLake(tmp_path), [click(f"r{user}-{n}", f"u{user}", NOON_MS + 5) for user, n in shown if user % 2]
+    )
     assert seen(tmp_path)[0].arm == Arm.of([Shown(10, 10 * (user % 2)) for user in range(20)])
     assert seen(tmp_path)[0].arm.spread > 9
 
@@ -104,7 +107,7 @@ def test_users_not_answers_are_what_was_assigned(tmp_path: Path) -> None:
 def test_drift_of_online_quality_counts_the_same_clicks(tmp_path: Path) -> None:
     write_answers(tmp_path, [answer(f"r{n}", f"u{n}", at_ms=NOON_MS + n) for n in range(4)])
     write_clicks(
-        tmp_path,
+        RecordedLake(tmp_path),
         [
             click("r1", "u9", NOON_MS + 5),
             click("r2", "u2", NOON_MS - MINUTE_MS),

@@ -35,8 +35,8 @@ def service(registry: FakeModels) -> Iterator[Callable[..., ModelsInService]]:
 
 def versions(models: ModelsInService) -> tuple[str | None, str | None, str | None]:
     now = models.now
-    champion, canary, fallback = (found and found.version for found in (now.champion, now.canary, now.fallback))
-    return champion, canary, fallback
+    champion, fallback = (None if found is None else found.version for found in (now.champion, now.fallback))
+    return champion, None if now.canary is None else now.canary.version, fallback
 
 
 def test_roles_are_what_the_aliases_say_and_each_model_is_loaded_once(
@@ -54,6 +54,18 @@ def test_roles_are_what_the_aliases_say_and_each_model_is_loaded_once(
     models.look()
     assert versions(models) == ("2", None, None)
     assert registry.loads == ["1", "2"]
+
+
+def test_files_that_an_erasure_has_written_anew_are_loaded(
+    registry: FakeModels, service: Callable[..., ModelsInService]
+) -> None:
+    registry.set_alias(CHAMPION, "1")
+    models = service()
+    without_the_user = FakeModel(("p9",))
+    registry.add("1", without_the_user, manifest_sha256="another seal")
+    models.look()
+    assert models.now.champion is not None
+    assert models.now.champion.model is without_the_user
 
 
 def test_the_thread_sees_a_promotion(registry: FakeModels, service: Callable[..., ModelsInService]) -> None:
@@ -112,8 +124,7 @@ def test_a_canary_that_cannot_be_loaded_is_told_as_refused(
     models = service()
     assert models.now.canary == Refused("2", "ArtefactError")
     registry.refused.clear()
-    models.look()
-    assert isinstance(models.now.canary, Loaded)
+    assert isinstance(models.look().canary, Loaded)
 
 
 def test_a_canary_without_a_champion_or_that_is_the_champion_is_none(
