@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class Backlog:
     Attributes:
         counts: how many events each topic holds.
         as_of_ms: the last instant of the minute of the newest event.
+        config: of the simulator that made them.
     """
 
     endpoints: Endpoints
     folder: Path
     counts: dict[str, int]
     as_of_ms: int
+    config: SimulatorConfig
 
     def settings(self, name: str, **overrides: Any) -> Settings:
         """Return settings with a home, a consumer group and a Feast project of its own: a run from nothing."""
@@ -60,28 +62,31 @@ def backlog(count: int) -> Iterator[Backlog]:
         stack = EmbeddedStack(folder / "stack", load_settings().cache_dir)
         say("starting Kafka, the schema registry and Redis")
         try:
-            found = Backlog(stack.up(), folder, {}, 0)
+            found = Backlog(stack.up(), folder, {}, 0, _config(count))
             say(f"sending {count:,} events")
             yield _filled(found, count)
         finally:
             stack.down()
 
 
-def _filled(empty: Backlog, count: int) -> Backlog:
+def _config(count: int) -> SimulatorConfig:
     # all of it has happened by now, or it would be refused
     start_ms = time.time_ns() // 1_000_000 - round(1000 * count / RATE) - MINUTE_MS
-    config = SimulatorConfig(
+    return SimulatorConfig(
         seed=1, start_ms=start_ms, rate=RATE, users=USERS, late_share=0.0, duplicate_share=0.0, disorder_share=0.0
     )
+
+
+def _filled(empty: Backlog, count: int) -> Backlog:
     counts = dict.fromkeys(EVENT_TOPICS, 0)
     newest_ms = 0
     log = SentLog(keep=False)
     with open_sender(empty.settings("sender"), log, broken=False) as sender:
-        events = list(Simulator(config, count).events())
+        events = list(Simulator(empty.config, count).events())
         for timed in events:
             counts[timed.topic] += 1
             if isinstance(timed.payload, Event):
                 newest_ms = max(newest_ms, timed.payload.event_time_ms)
         sender.run(events, Pacer(clock=time.monotonic, sleep=time.sleep, speed=None))
     as_of_ms = newest_ms - newest_ms % 60_000 + 59_999
-    return Backlog(empty.endpoints, empty.folder, counts, as_of_ms)
+    return replace(empty, counts=counts, as_of_ms=as_of_ms)

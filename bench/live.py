@@ -27,9 +27,9 @@ def measure(found: Backlog, rounds: int) -> Line:
 
     def ours(number: int) -> float:
         settings = found.settings(f"live_{number}")
-        rate = _catch_up(settings, sum(found.counts.values()))
+        rate = catch_up(settings, sum(found.counts.values()))
         nonlocal counted
-        counted = _counts(settings, found.as_of_ms, counted_users)
+        counted = counts_of(settings, found.as_of_ms, counted_users)
         return rate
 
     def peer(number: int) -> float:
@@ -64,13 +64,18 @@ def expect_equal(ours: Counts, peers: Counts) -> None:
     say(f"the counts of {len(held):,} users are equal")
 
 
-def _catch_up(settings: Settings, count: int) -> float:
-    """Run a worker over the backlog; return events per second from its first batch to its last commit."""
+def catch_up(settings: Settings, count: int, then: Callable[[], None] = lambda: None) -> float:
+    """Run a worker over the backlog; return events per second from its first batch to its last commit.
+
+    Args:
+        then: called once it has caught up, before it is stopped.
+    """
     log_path = settings.home / "worker.log"
     with worker_process(settings, log_path) as process:
         lags = GroupLags(settings)
         started_s = _wait(process, lambda: sum(read_workers(settings).outcomes.values()) > 0)
         ended_s = _wait(process, lambda: lags.total() == 0)
+        then()
     return count / (ended_s - started_s)
 
 
@@ -83,7 +88,8 @@ def _wait(process: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> 
     return time.monotonic()
 
 
-def _counts(settings: Settings, as_of_ms: int, users: list[str]) -> Counts:
+def counts_of(settings: Settings, as_of_ms: int, users: list[str]) -> Counts:
+    """Return what the online store says of users, by user: the counts that both sides of a line have."""
     reader = FeatureReader.from_settings(settings)
     try:
         found: Counts = {}

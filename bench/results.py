@@ -57,12 +57,16 @@ class OutputsDifferError(Exception):
 
 
 def side_by_side(
-    rounds: int, ours: Callable[[int], float], peer: Callable[[int], float], tell: Callable[[str], None]
+    rounds: int,
+    ours: Callable[[int], float],
+    peer: Callable[[int], float],
+    tell: Callable[[str], None],
+    names: tuple[str, str] = ("ours", "peer"),
 ) -> tuple[list[float], list[float]]:
     """Measure both in turn; each is told the number of the round and returns a rate."""
     measured: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
-        for name, side, values in (("ours", ours, measured[0]), ("peer", peer, measured[1])):
+        for name, side, values in ((names[0], ours, measured[0]), (names[1], peer, measured[1])):
             values.append(side(number))
             tell(f"round {number + 1} of {rounds}, {name}: {values[-1]:,.0f}/s")
     return measured
