@@ -11,7 +11,7 @@ from rich.table import Table
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 
 if TYPE_CHECKING:
-    from replay.erase import ErasurePlan, ErasureReport, SetErasure
+    from replay.erase import ErasurePlan, ErasureReport, ModelErasure, SetErasure
     from replay.last_copies import LastCopy
 
 
@@ -32,7 +32,7 @@ def erase(
     ] = 120.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Erase a user from Redis, every table of the lake and its training sets; events that come later are counted anew.
+    """Erase a user from Redis, the lake, its training sets and models; events that come later are counted anew.
 
     Needs privacy.key, also in the workers' settings. Workers may go on meanwhile. A run that was interrupted is
     finished by the same command. Older versions of the tables cannot be read afterwards. Kafka keeps its records until
@@ -44,6 +44,7 @@ def erase(
     from replay.erase import erase_user, payload, plan_erasure
     from replay.erase_again import erase_again
     from replay.erasure_ports import Ports
+    from training.model_erasing import model_eraser
     from training.set_erasing import set_eraser
 
     console = progress_console()
@@ -53,7 +54,7 @@ def erase(
 
     settings = invocation(ctx).settings()
     ports = Ports.open(settings, tell)
-    sets = set_eraser(settings, tell)
+    sets, models = set_eraser(settings, tell), model_eraser(settings, tell)
     try:
         if dry_run:
             plan = plan_erasure(ports, user_id)
@@ -62,9 +63,9 @@ def erase(
         if not yes:
             _confirm(again=again)
         if again:
-            report = erase_again(ports, erase_sets=sets)
+            report = erase_again(ports, erase_sets=sets, erase_models=models)
         else:
-            report = erase_user(ports, user_id, wait_s=wait, erase_sets=sets)
+            report = erase_user(ports, user_id, wait_s=wait, erase_sets=sets, erase_models=models)
     finally:
         ports.close()
     emit(payload(report), as_json=as_json, text=lambda out: _print_report(out, report))
@@ -109,6 +110,8 @@ def _print_report(console: Console, report: "ErasureReport") -> None:
     console.print(shown)
     for each in report.sets:
         console.print(f"Training set {each.path}: {_set_line(each)}", highlight=False, soft_wrap=True)
+    for model in report.models:
+        console.print(f"Model {model.model}: {_model_line(model)}", highlight=False, soft_wrap=True)
     states = ", ".join(f"{topic} {number:,}" for topic, number in report.versions.items()) or "none was there"
     label = "States erased, by version" if report.request_id else "States erased, how many"
     console.print(f"{label}: {states}", highlight=False)
@@ -126,6 +129,12 @@ def _set_line(found: "SetErasure") -> str:
     if found.outcome == "gone":
         return "nothing lies there on this machine; where it was moved or copied to, delete it or make it again"
     return f"{found.rows:,} rows erased" if found.rows else "nobody erased is in it"
+
+
+def _model_line(found: "ModelErasure") -> str:
+    if found.outcome == "gone":
+        return "its files are not on this machine; run this command where they are"
+    return f"the factors of {found.users:,} users erased" if found.users else "nobody erased is in it"
 
 
 def _print_copies(console: Console, copies: Any) -> None:

@@ -8,7 +8,7 @@ In this order, each step such that it may be repeated:
 3. the states, with a mark of how far they had come. What came in since the request is erased with them, so the
    tombstone moves there;
 4. the rows of every table, found by user and deleted by position, or by time where a table is of no log; then all
-   older versions of the tables; and the rows of training sets;
+   older versions of the tables; the rows of training sets; and the user's factors in models;
 5. what is left in Kafka is told, with the time when it is gone.
 
 A run that was killed is finished by the next one: it finds the request, which names nobody but has the user's hash.
@@ -66,7 +66,28 @@ class SetErasure:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelErasure:
+    """What became of one model.
+
+    Attributes:
+        model: its version; `queued` and its training's id, before it has one.
+        users: whose factors were erased from it.
+        outcome: `clean`: nobody erased was in it; `written anew`; `gone`: its files are not on this machine.
+    """
+
+    model: str
+    users: int
+    outcome: str
+
+
 EraseSets = Callable[[Tombstones], Sequence[SetErasure]]
+EraseModels = Callable[[Tombstones], Sequence[ModelErasure]]
+
+
+def no_models(_tombstones: Tombstones) -> Sequence[ModelErasure]:
+    """Look at no model."""
+    return ()
 
 
 def no_sets(_tombstones: Tombstones) -> Sequence[SetErasure]:
@@ -104,6 +125,7 @@ class ErasureReport:
         versions: of the states that were erased from the online store, by topic.
         letters: dead letters that named the user elsewhere than in their key.
         sets: what became of each training set.
+        models: what became of each model.
     """
 
     versions: Mapping[str, int]
@@ -114,6 +136,7 @@ class ErasureReport:
     unread: int = 0
     letters: int = 0
     sets: Sequence[SetErasure] = ()
+    models: Sequence[ModelErasure] = ()
 
 
 def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
@@ -141,11 +164,19 @@ def plan_erasure(ports: Ports, user_id: str) -> ErasurePlan:
     )
 
 
-def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S, erase_sets: EraseSets = no_sets) -> ErasureReport:
+def erase_user(
+    ports: Ports,
+    user_id: str,
+    *,
+    wait_s: float = WAIT_S,
+    erase_sets: EraseSets = no_sets,
+    erase_models: EraseModels = no_models,
+) -> ErasureReport:
     """Erase a user; blocking. Repeating it after a failure or a kill finishes it.
 
     Args:
         erase_sets: erases what tombstones cover from the training sets that were made of the lake.
+        erase_models: erases the users whom tombstones cover from the models that were trained on it.
 
     Raises:
         SettingsError: earlier erasures were noted under another key.
@@ -157,7 +188,7 @@ def erase_user(ports: Ports, user_id: str, *, wait_s: float = WAIT_S, erase_sets
     lake = _folder(ports)
     lake.mkdir(parents=True, exist_ok=True)
     with exclusive(lake):
-        return _Erasure(ports, user_id).run(wait_s, erase_sets)
+        return _Erasure(ports, user_id).run(wait_s, erase_sets, erase_models)
 
 
 class _Erasure:
@@ -171,7 +202,7 @@ class _Erasure:
         self.ids = ports.pseudonyms.stored_ids(user_id)
         self._request: list[ErasureRow] = []
 
-    def run(self, wait_s: float, erase_sets: EraseSets) -> ErasureReport:
+    def run(self, wait_s: float, erase_sets: EraseSets, erase_models: EraseModels) -> ErasureReport:
         ports = self._ports
         self._request = self.open_rows()
         is_resumed = bool(self._request)
@@ -189,15 +220,15 @@ class _Erasure:
         self._wait_for_answers(gone_ms)
         tombstones = replace(self._tombstones(), noted_ms={self.subject: ports.now_ms()})
         tables = erase_tables(ports, tombstones, self.ids)
-        sets = erase_sets(tombstones)
-        ports.progress("4/5 the lake's tables and training sets are erased")
+        sets, models = erase_sets(tombstones), erase_models(tombstones)
+        ports.progress("4/5 the lake's tables, training sets and models are erased")
         self._erase_states_that_came_back()
         copies = ports.copies()
         self._note([self._request[0]._replace(step=FINISHED, noted_ms=ports.now_ms())])
         ports.progress("5/5 done")
         return ErasureReport(
             versions, tables, copies, self._request[0].request_id,
-            is_resumed=is_resumed, unread=unread, letters=letters, sets=sets,
+            is_resumed=is_resumed, unread=unread, letters=letters, sets=sets, models=models,
         )  # fmt: skip
 
     # -- the request -----------------------------------------------------------------------------------------------

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 
 from feature_repo.erasing import Mark
-from replay.erase import EraseSets, ErasureReport, erase_tables, no_sets
+from replay.erase import EraseModels, EraseSets, ErasureReport, erase_tables, no_models, no_sets
 from replay.erasure_ports import Ports
 from sinks.erasures import CUT, REQUESTED, ErasureRow, read_erasures, tombstones_of
 from sinks.lake_root import is_there, lake_of, local_folder
 from sinks.maintenance import exclusive
 
 
-def erase_again(ports: Ports, *, erase_sets: EraseSets = no_sets) -> ErasureReport:
+def erase_again(
+    ports: Ports, *, erase_sets: EraseSets = no_sets, erase_models: EraseModels = no_models
+) -> ErasureReport:
     """Erase what an older copy of the online store or of the lake has brought back of earlier erasures.
 
     Args:
         erase_sets: erases what tombstones cover from the training sets that were made of the lake.
+        erase_models: erases the users whom tombstones cover from the models that were trained on it.
 
     Raises:
         SettingsError: they were noted under another key.
@@ -31,7 +34,8 @@ def erase_again(ports: Ports, *, erase_sets: EraseSets = no_sets) -> ErasureRepo
             return ErasureReport({}, (), ports.copies())
         states = _states_again(ports, rows)
         tables = erase_tables(ports, tombstones, None)
-        return ErasureReport(states, tables, ports.copies(), sets=erase_sets(tombstones))
+        sets, models = erase_sets(tombstones), erase_models(tombstones)
+        return ErasureReport(states, tables, ports.copies(), sets=sets, models=models)
 
 
 def _states_again(ports: Ports, rows: Sequence[ErasureRow]) -> dict[str, int]:

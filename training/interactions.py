@@ -78,6 +78,12 @@ class Interactions:
         rows = {name: getattr(self, name)[wanted] for name in _ROWS if name != "places"}
         return replace(self, **rows, places=self.places.filter(pa.array(wanted)))
 
+    def compacted(self) -> "Interactions":
+        """Return them with products numbered anew, so that only those of these rows are there."""
+        present, products = np.unique(self.products, return_inverse=True)
+        ids, categories = self.product_ids.take(pa.array(present)), self.categories[present]
+        return replace(self, product_ids=ids, categories=categories, products=products.astype(np.int32))
+
 
 def read_interactions(snapshot: Snapshot, from_ms: int, to_ms: int, tombstones: Tombstones) -> Interactions:
     """Read those of a range of event times; blocking. There may be none.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from config.settings import Settings
-from training.artefacts import checked_files
+from training.artefacts import ArtefactError, checked_files
 from training.errors import ModelRegistryError
 from training.mlflow_server import MlflowServer
 from training.recommending import Recommending, parsed_model
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 NAME: Final = "shopstream-recommender"
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
 ATTEMPTS: Final = 3
 
 _SHA, _KEY, _ABOUT = "manifest_sha256", "training", "about"
@@ -155,11 +157,15 @@ class Models:
             ArtefactError: the files are not those that were registered.
             DefinitionError: it needs another release.
         """
-        found = self._server.find(lambda client: client.get_model_version(NAME, version))
-        if found is None:
-            raise ModelRegistryError(f"There is no model {version}.", hint="See `shopstream models list`.")
-        known = self._version(found)
-        return parsed_model(checked_files(known.folder, known.manifest_sha256)[1])
+        known = self._known(version)
+        try:
+            files = checked_files(known.folder, known.manifest_sha256)[1]
+        except ArtefactError:
+            newer = self._known(version)
+            if newer.manifest_sha256 == known.manifest_sha256:
+                raise
+            files = checked_files(newer.folder, newer.manifest_sha256)[1]  # an erasure wrote it anew just now
+        return parsed_model(files)
 
     def register(self, key: str, manifest_sha256: str) -> TrainedVersion:
         """Register sealed files as a version; again is harmless, and gives the same version.
@@ -197,6 +203,12 @@ class Models:
     def folder(self, key: str, manifest_sha256: str) -> Path:
         """Return where sealed files are: their place follows from their seal."""
         return self.artefacts / f"{key}.{manifest_sha256[:_SHORT_SHA]}"
+
+    def _known(self, version: str) -> TrainedVersion:
+        found = self._server.find(lambda client: client.get_model_version(NAME, version))
+        if found is None:
+            raise ModelRegistryError(f"There is no model {version}.", hint="See `shopstream models list`.")
+        return self._version(found)
 
     def _experiment(self) -> str:
         found = self._server.ask(lambda client: client.get_experiment_by_name(NAME))

@@ -33,7 +33,7 @@ from training.as_corrected import WARM_UP_MS, corrected_values
 from training.columns import RESERVED, set_table
 from training.erased import not_erased, refuse_unfinished
 from training.errors import DefinitionError, LabelsError, NotInLakeError
-from training.event_labels import BEFORE_MS, event_labels
+from training.event_labels import BEFORE_MS, EventLabels, event_labels
 from training.labels import Labels, read_labels, refuse
 from training.lake_snapshot import Snapshot
 from training.recorded_events import RecordedEvents
@@ -62,6 +62,7 @@ class SetRequest:
         out: folder of the set.
         labels: file of labels; None for events.
         events: kind of the events that are labels; None for a file.
+        chosen: labels that are events and at hand already, 1 ms before each; instead of either.
         from_ms: first instant, of a file's labels or of events; None for the first that there is.
         to_ms: end of the instants, not included; None for the last that there is.
         time_column: of the file, if its name is none of the usual.
@@ -72,6 +73,7 @@ class SetRequest:
     out: Path
     labels: Path | None = None
     events: str | None = None
+    chosen: EventLabels | None = None
     from_ms: int | None = None
     to_ms: int | None = None
     time_column: str | None = None
@@ -222,7 +224,7 @@ class _SetWork:
 
         raw, address = self._snapshot.handle(RAW_EVENTS), self._snapshot.address(RAW_EVENTS)
         kind = self._request.events or ""
-        found = event_labels(raw, address, kind, from_ms, to_ms, self._tombstones)
+        found = self._request.chosen or event_labels(raw, address, kind, from_ms, to_ms, self._tombstones)
         if self._request.mode is SetMode.AS_SERVED:
             instants_ms = before_own_event(self._snapshot.lake, found.labels, found.places)
             found = found._replace(labels=replace(found.labels, instants_ms=instants_ms))
