@@ -1,4 +1,4 @@
-"""`shopstream train`: training sets."""
+"""`shopstream train`: training sets, and models that are trained on them."""
 
 import time
 from pathlib import Path
@@ -11,17 +11,19 @@ from rich.table import Table
 from cli.context import JsonFlag, emit, invocation, progress_console
 from cli.interrupts import termination_unwinds
 from cli.lake_options import LakeTime, LakeVersions, chosen_lake
+from cli.train_run import run_training
 from replay.dead_letter_selection import parse_time
 
 if TYPE_CHECKING:
     from training.sets import SetReport
 
-app = typer.Typer(no_args_is_help=True, help="Training sets.")
+app = typer.Typer(no_args_is_help=True, help="Training sets, and models.")
+app.command(name="run")(run_training)
 
 
 @app.callback()
 def train() -> None:
-    """Training sets."""
+    """Training sets, and models."""
 
 
 @app.command(name="set")

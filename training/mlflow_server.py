@@ -99,7 +99,8 @@ class MlflowServer:
             wait=wait_exponential(multiplier=0.2, max=2.0),
             reraise=True,
         )
-        return retrying(self._once, question)
+        answer: _Answer = retrying(self._once, question)
+        return answer
 
     def _once(self, question: "Callable[[MlflowClient], _Answer]") -> _Answer:
         if self._client is None:

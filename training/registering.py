@@ -6,7 +6,7 @@ may be repeated: MLflow is asked for the run of the training before one is creat
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -72,8 +72,13 @@ def queued(artefacts: Path) -> list[Pending]:
     return found
 
 
-def register(lake: Lake, models: Models, pending: Pending) -> Registration:
+def register(
+    lake: Lake, models: Models, pending: Pending, answer: Callable[[Registration], None] = lambda _done: None
+) -> Registration:
     """Register, note it in the log of models, and make an accepted version the challenger; blocking.
+
+    Args:
+        answer: called before it leaves the queue, so that whoever asked for it hears of it though this is killed.
 
     Raises:
         ModelRegistryError: the registry does not answer; what is to be registered stays queued.
@@ -90,8 +95,10 @@ def register(lake: Lake, models: Models, pending: Pending) -> Registration:
         _note(log, found, Step.REJECTED, "; ".join(reasons))
     elif is_accepted and steps <= {Step.REGISTERED}:
         models.set_alias(CHALLENGER, found.version)
+    done = Registration(found, is_accepted, reasons)
+    answer(done)
     _file(models.artefacts, pending.key).unlink(missing_ok=True)
-    return Registration(found, is_accepted, reasons)
+    return done
 
 
 @contextmanager

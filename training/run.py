@@ -3,7 +3,7 @@
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +13,8 @@ from schemas.privacy import Pseudonyms
 from sinks.erasures import read_erasures, tombstones_of
 from sinks.lake_root import Lake, lake_of
 from sinks.leases import reading
+from sinks.retraining import Retraining, Step
+from training.answering import note_outcome
 from training.artefacts import ArtefactError, seal
 from training.errors import DefinitionError, LabelsError, ModelRegistryError, TooLittleDataError, TrainingError
 from training.fitting import SEED, Span, activity_of, check_enough, fit, query_rows
@@ -109,20 +111,37 @@ def train(
 
 
 def resume(settings: Settings, tell: Tell = lambda _line: None) -> list[Registration]:
-    """Register what earlier runs could not.
+    """Register what earlier runs could not, and note it with the requests that were left `started` by that.
 
     Raises:
         ModelRegistryError: the registry does not answer; what was queued stays so.
         LakeUnavailableError: a row could not be noted; likewise.
     """
     models = Models.from_settings(settings)
+    if not queued(models.artefacts):
+        return []
     done = []
+    retraining = Retraining.from_settings(settings)
+    started = {each.request_id for each in retraining.newest() if each.step is Step.STARTED}
     with alone(models.artefacts):
         for pending in queued(models.artefacts):
-            found = register(lake_of(settings), models, pending)
-            tell(f"Registered model {found.found.version}, which was queued")
-            done.append(found)
+            each = register(lake_of(settings), models, pending, lambda found: _answer(retraining, started, found))
+            tell(f"Registered model {each.found.version}, which was queued")
+            done.append(each)
     return done
+
+
+def _answer(retraining: Retraining, started: Collection[str], done: Registration) -> None:
+    request_id = done.found.request_id
+    if request_id is not None and request_id in started:
+        note_outcome(
+            retraining,
+            request_id,
+            is_accepted=done.is_accepted,
+            version=done.found.version,
+            reasons=done.reasons,
+            figures=done.found.figures,
+        )
 
 
 def _report(done: Registration, warnings: Sequence[str], seconds: float) -> TrainingReport:
@@ -179,7 +198,9 @@ class _Work:
             "products": len(model.source.product_ids),
             "figures": dict(measured.figures),
             "verdict": {"is_accepted": verdict.is_accepted, "reasons": list(verdict.reasons)},
-            "lineage": lineage_of(self._settings, self._lake, made, request_id, champion and champion.version),
+            "lineage": lineage_of(
+                self._settings, self._lake, made, request_id, None if champion is None else champion.version
+            ),
         }
         return self._sealed(model)
 
