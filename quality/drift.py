@@ -109,7 +109,7 @@ def judge(reference: Reference, calibration: Calibration, window: Window, *, min
     """Compare a window with the reference.
 
     Args:
-        min_rows: with fewer rows it is not judged.
+        min_rows: with fewer rows it is not judged, nor is one that the reference has no windows like.
         unfit: why its data must not be judged, as that of a halted topic; it is compared all the same.
     """
     found = reference.counted(window.profile)
@@ -123,6 +123,8 @@ def judge(reference: Reference, calibration: Calibration, window: Window, *, min
     why = unfit
     if not why and window.profile.rows < min_rows:
         why = f"{window.profile.rows:,} events are too few: it takes {min_rows:,}"
+    if not why and not reference.has_alike(window.start_ms):  # how far those may differ from others, nobody knows
+        why = f"the reference has no windows like it: {reference.level.words(reference.level.stratum(window.start_ms))}"
     outcome = Outcome.ALARM if any(score.is_drifted for score in scores.values()) else Outcome.QUIET
     return Verdict(
         window.start_ms,
@@ -197,7 +199,7 @@ def decide(verdicts: Sequence[Verdict], *, windows_in_row: int) -> Decision:
     """
     row: list[Verdict] = []
     common: set[str] = set()
-    skipped = 0
+    skipped, told = 0, "no window was judged lately"
     for verdict in reversed(verdicts):
         if verdict.outcome is Outcome.UNJUDGED:
             skipped += 1
@@ -206,6 +208,7 @@ def decide(verdicts: Sequence[Verdict], *, windows_in_row: int) -> Decision:
             continue
         both = set(verdict.drifted) & common if row else set(verdict.drifted)
         if verdict.outcome is Outcome.QUIET or not both:
+            told = "the newest judged window is quiet"
             break
         skipped, common = 0, both
         row.append(verdict)
@@ -215,6 +218,6 @@ def decide(verdicts: Sequence[Verdict], *, windows_in_row: int) -> Decision:
     order = [name for name in newest.drifted if name in common] if newest else []
     is_due = len(row) >= windows_in_row
     if newest is None:
-        return Decision(0, False, (), "the newest judged window is quiet")  # noqa: FBT003 - named by the class
+        return Decision(0, False, (), told)  # noqa: FBT003 - named by the class
     told = "; ".join(newest.scores[name].words for name in order[:3])
     return Decision(len(row), is_due, tuple(order), f"{len(row)} of {windows_in_row} windows in a row: {told}")

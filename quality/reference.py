@@ -135,6 +135,10 @@ class Reference:
         number = self.level.stratum(start_ms)
         return number if number in self.strata else ALL_WINDOWS
 
+    def has_alike(self, start_ms: int) -> bool:
+        """Tell whether windows are known that are like one that begins then."""
+        return self.level.stratum(start_ms) in self.strata
+
     def to_bytes(self) -> bytes:
         """Return it as bytes."""
         strata = [

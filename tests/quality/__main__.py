@@ -18,6 +18,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="worlds [default: 3]")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--min-rows", type=int, default=200)
+    parser.add_argument(
+        "--evening", type=float, default=0.0, help="share of evening events of other categories, every day [default: 0]"
+    )
     options = parser.parse_args()
     _say(
         "seed  calibrated  stationary  alarms  unjudged  triggers: stable broken shifted  after window  "
@@ -26,7 +29,9 @@ def main() -> int:
     failed = False
     total = alarms = 0
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        plan = Plan(seed, history=options.history, stable=options.windows, events=options.events)
+        plan = Plan(
+            seed, history=options.history, stable=options.windows, events=options.events, evening=options.evening
+        )
         with tempfile.TemporaryDirectory(prefix="shopstream-drift-") as folder:
             found = prove(Path(folder), plan, min_rows=options.min_rows)
         _print(found)

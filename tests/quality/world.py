@@ -27,6 +27,7 @@ DAY_MS = 24 * HOUR_MS
 START_MS = 1_700_006_400_000  # a midnight, UTC
 WARM_UP = 25
 BROKEN, MENDED = 4, 2
+EVENING = range(18, 23)  # hours, UTC
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Plan:
         amplitude: by how much more the busiest hour has than the average, as a share.
         shift: share of the events that come from other categories.
         null_share: share of events that lose their category by the bug.
+        evening: share of the events from `EVENING` that are of a few categories, every day; no drift, but a rhythm.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class Plan:
     amplitude: float = 0.5
     shift: float = 0.3
     null_share: float = 0.05
+    evening: float = 0.0
 
     @property
     def history_ms(self) -> tuple[int, int]:
@@ -93,6 +96,7 @@ def events_of(plan: Plan) -> Iterator[tuple[str, Event]]:
     rhythm = DailyRhythm(plan.amplitude, START_MS)
     rng = Random(plan.seed + 1)
     favourites = [f"c{number}" for number in rng.sample(range(config.categories), 10)]
+    in_the_evening = [f"c{number}" for number in rng.sample(range(config.categories), 10)]
     # a day that is cut off has had more of the pace or less of it than the average
     for timed in Simulator(config, (plan.windows + WARM_UP) * plan.events).events():
         event = timed.payload
@@ -102,6 +106,9 @@ def events_of(plan: Plan) -> Iterator[tuple[str, Event]]:
         if at_ms > plan.ends_ms:
             return
         changed: dict[str, Any] = {"event_time_ms": at_ms}
+        is_evening = at_ms % DAY_MS // HOUR_MS in EVENING
+        if is_evening and event.category_id and rng.random() < plan.evening:
+            changed["category_id"] = rng.choice(in_the_evening)
         if plan.broken_ms[0] <= at_ms < plan.broken_ms[1] and rng.random() < plan.null_share:
             changed["category_id"] = None
         if plan.shifted_ms[0] <= at_ms < plan.shifted_ms[1] and event.category_id and rng.random() < plan.shift:
