@@ -15,6 +15,7 @@ from config.settings import Settings
 from schemas.event import EVENT_TOPICS
 from streams.credentials import broker_credentials
 from streams.endpoint import MetricsEndpoint
+from streams.gate_alerts import GateAlerts
 from streams.ownership import PartitionOwner
 from streams.ports import Batch
 from streams.transport import BatchConsumer, BatchTransport
@@ -45,6 +46,7 @@ class FeatureApp(faust.App):
         ownership: is told about partitions, and asked what to commit.
         endpoint: serves the metrics while the app runs.
         drift_watch: runs beside the app; None for none.
+        alerts: are delivered while the app runs; None for none.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class FeatureApp(faust.App):
         ownership: PartitionOwner,
         endpoint: MetricsEndpoint,
         drift_watch: DriftWatch | None = None,
+        alerts: GateAlerts | None = None,
     ) -> None:
         self.ownership = ownership
         self._endpoint = endpoint
         self._drift_watch = drift_watch
+        self._alerts = alerts
         self.linger_s = settings.worker.linger_ms / 1000
         self._stop_timeout_s = settings.worker.stop_timeout_s
         worker = settings.worker
@@ -97,6 +101,8 @@ class FeatureApp(faust.App):
         self._watchdog.start()
         if self._drift_watch is not None:
             self._drift_watch.start()
+        if self._alerts is not None:
+            self._alerts.start()
         gc.collect()
         gc.freeze()
         await super().on_start()
@@ -111,6 +117,8 @@ class FeatureApp(faust.App):
         self._endpoint.stop()
         if self._drift_watch is not None:
             await asyncio.to_thread(self._drift_watch.stop)
+        if self._alerts is not None:
+            await asyncio.to_thread(self._alerts.close)
 
     def _create_directories(self) -> None:
         """Create none: Faust keeps no table and no state here."""

@@ -18,7 +18,9 @@ from schemas.topics import describe_topics
 from sinks.lake_root import lake_of
 from sinks.noting import note
 from sinks.quality_tables import GATE_LOG
+from streams.gate_alerts import alert_once
 from streams.gate_counting import rules_of
+from streams.gating import GateNews
 from streams.observing import GroupLags
 
 REPORT_AGE_MS: Final = 60_000
@@ -133,11 +135,12 @@ def _standing(topic: str, rules: GateRules, notes: GateNotes, halted: int, now_m
 def accept(settings: Settings, topic: str, reason: str) -> dict[int, int]:
     """Take what is in a topic's log now as it is, and end its halt; return up to which offsets, by partition.
 
-    Again is harmless.
+    A webhook is told, too. Again is harmless.
 
     Raises:
         BrokerUnavailableError, OnlineStoreError, LakeUnavailableError: a service does not answer; after the last of
             these the halt has ended, and only the record of it is missing.
+        OutboxError: the halt has ended, and neither the webhook nor the lake was told.
     """
     epoch = describe_topics(settings)[topic].log_epoch
     offsets = {lag.tp.partition: lag.produced for lag in GroupLags(settings).read() if lag.tp.topic == topic}
@@ -145,7 +148,9 @@ def accept(settings: Settings, topic: str, reason: str) -> dict[int, int]:
     with _opened(settings) as (store, fences):
         store.accept_blocking(topic, accepted)
         fences.free_blocking(topic)
-    _record(settings, topic, "", "resumed", reason, {"epoch": epoch, "offsets": offsets}, accepted.at_ms)
+    evidence = {"epoch": epoch, "offsets": offsets}
+    alert_once(settings, GateNews(topic, "", "resumed", reason, evidence, accepted.at_ms))
+    _record(settings, topic, "", "resumed", reason, evidence, accepted.at_ms)
     return offsets
 
 

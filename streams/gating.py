@@ -75,7 +75,8 @@ class GateNews:
     """What a gate decided, to be recorded and told.
 
     Attributes:
-        step: `halted` or `alert`.
+        gate: empty for all of them.
+        step: `halted` or `alert`; `resumed`, where a person decided.
     """
 
     topic: str

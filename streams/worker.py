@@ -35,6 +35,7 @@ from streams.credentials import refusal
 from streams.endpoint import MetricsEndpoint
 from streams.erasures import KnownErasures
 from streams.faust_app import FeatureApp
+from streams.gate_alerts import GateAlerts
 from streams.gate_sources import worker_gates
 from streams.kafka_offsets import KafkaOffsets
 from streams.log_watch import LogWatch
@@ -110,11 +111,12 @@ def build_app(
     quarantine = ProbingQuarantine(
         schema_registry.fetch, limits=settings.events, settings=settings.worker, command=probing
     )
+    alerts = GateAlerts.from_settings(settings)
     if gatekeeper is None:
         gatekeeper = worker_gates(
             settings, store,
             worker=f"{os.uname().nodename}-{os.getpid()}", topics=topics, fetch=schema_registry.fetch,
-            metrics=metrics, clock=clock,
+            metrics=metrics, clock=clock, alerts=() if alerts is None else (alerts,),
         )  # fmt: skip
     loop = BatchLoop(
         settings.worker, decoder, sinks, metrics, clock,
@@ -133,7 +135,8 @@ def build_app(
     )
     endpoint = MetricsEndpoint(settings.worker, registry, workers_folder(settings))
     drift_watch = DriftWatch(settings) if settings.drift.is_watched else None
-    app = FeatureApp(settings, owner, endpoint, drift_watch)  # the offsets above ask it for its consumer, once it runs
+    # the offsets above ask it for its consumer, once it runs
+    app = FeatureApp(settings, owner, endpoint, drift_watch, alerts)
     return app
 
 
