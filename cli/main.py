@@ -16,8 +16,10 @@ from cli import (
     features,
     gates,
     lake,
+    models,
     parity,
     produce,
+    recommend,
     replay,
     schema,
     skew,
@@ -82,6 +84,8 @@ app.add_typer(gates.app, name="gates")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lake.app, name="lake")
 app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
+app.command()(recommend.recommend)
 app.add_typer(config.app, name="config")
 
 

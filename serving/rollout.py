@@ -16,6 +16,7 @@ from serving.baseline import move_baseline
 from serving.canary_judge import Fate, Judgement, judge
 from serving.click_through import Period, records
 from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
+from serving.model_overview import unknown
 from serving.models_in_service import CHALLENGER, CHAMPION, FORMER, loaded
 from serving.moves import Moves, newest_change
 from serving.reader import now_ms as wall_clock_ms
@@ -249,8 +250,7 @@ class Rollout:
     def _version(self, version: str) -> Trained:
         found = self._found(version)
         if found is None:
-            names = ", ".join(known.version for known in self._registry.versions()) or "none"
-            raise RolloutError(f"There is no model {version}.", hint=f"Registered are: {names}.")
+            raise unknown(version, self._registry.versions())
         return found
 
     def _refuse_decided(self, version: str) -> None:

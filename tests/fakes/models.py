@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.errors import RolloutError
 from serving.models_in_service import Model
 from training.artefacts import ArtefactError
+from training.errors import ModelRegistryError
 
 POPULAR = ("p1", "p2", "p3", "p4", "p5")
 
@@ -83,8 +83,7 @@ class FakeModels:
 
     def set_alias(self, name: str, version: str, /) -> None:
         self._check()
-        if version not in self.held:
-            raise RolloutError(f"There is no model {version}.")
+        self._check_known(version)
         self.reached(f"before {name} is {version}")
         self.aliases[name] = version
         self.reached(f"after {name} is {version}")
@@ -101,6 +100,7 @@ class FakeModels:
 
     def load(self, version: str, /) -> Model:
         self._check()
+        self._check_known(version)
         self.loads.append(version)
         if version in self.refused:
             raise self.refused[version]
@@ -109,6 +109,10 @@ class FakeModels:
     def tamper(self, version: str) -> None:
         """Have the files of a version refused from now on."""
         self.refused[version] = ArtefactError(f"The model file {version}/ranker.txt was changed.")
+
+    def _check_known(self, version: str) -> None:
+        if version not in self.held:
+            raise ModelRegistryError(f"There is no model {version}.")
 
     def _check(self) -> None:
         if self.is_down:
