@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -167,3 +168,15 @@ def test_an_erased_user_is_no_longer_known(tmp_path: Path, pseudonyms: Pseudonym
 
 def test_the_first_column_of_each_table_holds_what_gates_ask_for() -> None:
     assert {table.columns[0].name: name for name, table in REFERENCE_TABLES.items()} == REFERENCES
+
+
+def test_loads_at_once_leave_one_file_whole(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    load_references(lake, "users", written(tmp_path, "user_id\nnobody\n"))
+    loads = [[f"u{load}-{user}" for user in range(50)] for load in range(6)]
+    files = [written(tmp_path, "\n".join(["user_id", *ids]), f"{load}.csv") for load, ids in enumerate(loads)]
+    with ThreadPoolExecutor(len(files)) as pool:
+        reports = list(pool.map(lambda path: load_references(lake, "users", path), files))
+    newest = max(range(len(files)), key=lambda load: reports[load].version)
+    assert sorted(row["user_id"] for row in noted(lake, REFERENCE_USERS)) == sorted(loads[newest])
+    assert sorted(report.version for report in reports) == list(range(2, 8))

@@ -120,6 +120,8 @@ def test_a_visitor_clicks_more_often_what_they_like() -> None:
     assert not set(tastes.liked("u7")) & set(tastes.liked("u9"))
     assert tastes.click_chance("u7", liked) > 3 * tastes.click_chance("u7", others) > 0.0
     assert tastes.click_chance("u7", []) == 0.0
+    one = tastes.click_chance("u7", liked[:1])
+    assert tastes.click_chance("u7", liked[:2]) == pytest.approx(one + (1 - one) * 0.9 * one)
     assert tastes.click_chance("u7", liked[:5]) < tastes.click_chance("u7", liked)
     assert tastes.click_chance("u7", [*others[:5], *liked[:5]]) < tastes.click_chance("u7", [*liked[:5], *others[:5]])
 
