@@ -1,5 +1,6 @@
 """`shopstream produce` against a real broker: what it says it sent is what the topics hold."""
 
+import csv
 import json
 import os
 import signal
@@ -146,6 +147,16 @@ def test_the_same_seed_and_start_publish_the_same_events(settings: Settings) -> 
     twice = Counter((event.event_id, event.user_id, event.kind) for event in read(settings)[0].values())
     assert first["kinds"] == second["kinds"]
     assert twice == {event: 2 * count for event, count in once.items()}
+
+
+@pytest.mark.usefixtures("topics")
+def test_the_reference_tables_name_whatever_the_topics_hold(settings: Settings, tmp_path: Path) -> None:
+    produce(settings, "--rate", "1000", "--seconds", "1", "--taste", "0.8", "--reference-tables", str(tmp_path))
+    events = read(settings)[0].values()
+    for kind, name in (("products", "product_id"), ("categories", "category_id"), ("users", "user_id")):
+        with (tmp_path / f"{kind}.csv").open(newline="") as file:
+            known = {row[name] for row in csv.DictReader(file)}
+        assert {getattr(event, name) for event in events} - {None} <= known
 
 
 @pytest.mark.usefixtures("topics")
