@@ -70,9 +70,10 @@ lock: setup  ## resolve the locks again
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade requirements/bench.in -o requirements/bench.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade requirements/s3.in -o requirements/s3.txt
+	@$(UV) pip compile --quiet --universal --no-deps --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade requirements/airflow.in -o requirements/airflow.txt
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' - -o requirements/bootstrap.txt
 
 clean:  ## remove what was made: environment, stack, data, caches, downloads
 	@test ! -x $(BIN)/shopstream || $(BIN)/shopstream stack down >/dev/null 2>&1 || true
-	rm -rf $(VENV) .venv-flink .venv-s3 .venv-bench .shopstream .mypy_cache .ruff_cache .hypothesis .import_linter_cache $(ARTEFACTS)
+	rm -rf $(VENV) .venv-flink .venv-s3 .venv-bench .venv-airflow .shopstream .mypy_cache .ruff_cache .hypothesis .import_linter_cache $(ARTEFACTS)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
