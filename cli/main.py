@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import (
+    alerts,
     config,
     demo,
     dlq,
@@ -81,6 +82,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(events.app, name="events")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(gates.app, name="gates")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lake.app, name="lake")
 app.add_typer(train.app, name="train")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS31Validator
 from pydantic import SecretStr
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from bench.environment import ROOT, locked_python
@@ -48,8 +48,7 @@ def airflow() -> Iterator[WebhookReceiver]:
 def validator(description: Mapping[str, Any]) -> OAS31Validator:
     """Return what checks the body of a request that starts a run."""
     pointer = "#/paths/~1api~1v2~1dags~1{dag_id}~1dagRuns/post/requestBody/content/application~1json/schema"
-    resource = Resource(contents=description, specification=DRAFT202012)
-    registry = Registry().with_resource("urn:airflow", resource)
+    registry = Registry().with_resource("urn:airflow", DRAFT202012.create_resource(description))
     checker = OAS31Validator.FORMAT_CHECKER
     return OAS31Validator({"$ref": f"urn:airflow{pointer}"}, registry=registry, format_checker=checker)
 
