@@ -1,14 +1,20 @@
 """Do users still click what is recommended to them? ADWIN over click-through, in the order of the answers.
 
-ADWIN (Bifet and Gavalda, 2007) keeps a window that it shortens when its older and its newer part differ by more than
-chance explains; so it needs no threshold of click-through, and notices slow falls as well as sudden ones.
+ADWIN (Bifet and Gavalda, 2007) looks for a place where what is before differs from what is after by more than chance
+explains, so it needs no threshold of click-through. At the moment at which it finds one, hardly anything is known of
+what is after, and river's begins anew. So a change is measured on what comes next, and small ones are added up: a slow
+fall is one, too.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from river.drift import ADWIN
+
+MEASURED_MIN: Final = 100
+SURE: Final = 3.0  # standard errors
 
 
 class Impression(NamedTuple):
@@ -30,8 +36,8 @@ class Fall:
     Attributes:
         at_ms: of the impression at which it was noticed.
         before: click-through before.
-        after: click-through of the part that ADWIN kept.
-        impressions: how many it kept.
+        after: click-through since then, as far as it is known.
+        impressions: that this is known from.
     """
 
     at_ms: int
@@ -49,11 +55,24 @@ def falls(impressions: Iterable[Impression], *, delta: float, least: float) -> l
         least: relative loss below which a fall does not matter.
     """
     detector = ADWIN(delta=delta)
-    found = []
+    found: list[Fall] = []
+    level: float | None = None  # before the first change that was not told yet
+    is_measured = True
     for impression in impressions:
-        before = detector.estimation
+        before = float(detector.estimation)
         detector.update(float(impression.is_clicked))
-        after = detector.estimation
-        if detector.drift_detected and after < before * (1 - least):
-            found.append(Fall(impression.at_ms, before, after, int(detector.width)))
+        if detector.drift_detected:
+            level, is_measured = before if level is None else level, False
+            continue
+        width = int(detector.width)
+        if level is None or is_measured or width < MEASURED_MIN:
+            continue
+        after, error = float(detector.estimation), SURE * math.sqrt(level * (1 - level) / width)
+        lowest = level * (1 - least)
+        if after + error < lowest:
+            found.append(Fall(impression.at_ms, level, after, width))
+            level, is_measured = None, True
+        elif after - error > lowest:
+            is_measured = True
+            level = None if after - error > level else level  # risen; else it may go on falling
     return found
