@@ -1,7 +1,8 @@
 """Moves of one model, each of them a row of `model_log` and then aliases, so that a kill in between loses nothing.
 
 What was decided is the row; what serves is an alias in the registry. Until a move is carried out, its version has the
-alias `settling` as well; `settle` finishes what somebody has left there.
+alias `settling` as well; `settle` finishes what somebody has left there. After a promotion it has the alias `rebasing`
+until the reference of drift has moved to its data, which takes a while, may fail, and keeps no other move waiting.
 """
 
 import logging
@@ -18,6 +19,7 @@ from training.model_log import ModelLog, ModelStep, Step
 logger = logging.getLogger(__name__)
 
 SETTLING: Final = "settling"
+REBASING: Final = "rebasing"
 
 
 class Moves:
@@ -74,7 +76,7 @@ class Moves:
         """Note that a canary is none any more, where the registry does not know its version."""
         request_id = canary.evidence.get("request_id")
         step = self._note(canary.model, request_id, Step.ROLLED_BACK, by, reason, {})
-        self._tell_request(request_id, step, {})
+        self._tell_request(request_id, step)
         return step
 
     def settle(self) -> None:
@@ -88,6 +90,21 @@ class Moves:
             self._carry_out(found, newest, is_change=newest is newest_change(steps))
         self._registry.remove_alias(SETTLING)
 
+    def rebase(self) -> None:
+        """Move the reference of drift for the version that waits for it, if any; again is harmless.
+
+        Raises:
+            ShopstreamError: it could not be moved; the next call tries again.
+        """
+        found = self._registry.alias(REBASING)
+        if found is None:
+            return
+        change = newest_change(self._log.steps())
+        if change is not None and change.step is Step.PROMOTED and change.model == found.version:
+            told = self._baseline(found, change.noted_ms, change.evidence.get("newest_ms"))
+            logger.info("the reference of drift after the promotion of model %s: %s", found.version, dict(told))
+        self._remove_alias(REBASING, found.version)
+
     def _moved(self, found: Trained, step: Step, by: str, reason: str, evidence: Mapping[str, Any]) -> ModelStep:
         self._registry.set_alias(SETTLING, found.version)
         row = self._note(found.version, found.request_id, step, by, reason, evidence)
@@ -95,13 +112,12 @@ class Moves:
         return row
 
     def _carry_out(self, found: Trained, step: ModelStep, *, is_change: bool) -> None:
-        """Have aliases, the reference of drift and the request agree with a step.
+        """Have aliases and the request agree with a step.
 
         Args:
             is_change: nobody else was put in charge since. Else the step is an old one: what was begun now was never
                 noted.
         """
-        more: Mapping[str, Any] = {}
         if step.step is Step.CANARY:
             self._registry.set_alias(CANARY, found.version)
         elif step.step in {Step.PROMOTED, Step.ROLLED_BACK}:
@@ -109,11 +125,9 @@ class Moves:
                 self._put_in_charge(step)
             for name in (CANARY, CHALLENGER):
                 self._remove_alias(name, found.version)
-            if is_change and step.step is Step.PROMOTED:
-                more = {"baseline": self._baseline(found, step.noted_ms, step.evidence.get("newest_ms"))}
         else:
             return
-        self._tell_request(found.request_id, step, more)
+        self._tell_request(found.request_id, step)
 
     def _put_in_charge(self, step: ModelStep) -> None:
         is_promoted = step.step is Step.PROMOTED
@@ -121,6 +135,8 @@ class Moves:
         former: str | None = step.evidence["from"] if is_promoted else None
         if former is not None:
             self._registry.set_alias(FORMER, former)
+        if is_promoted:
+            self._registry.set_alias(REBASING, champion)
         self._registry.set_alias(CHAMPION, champion)
         self._remove_alias(FORMER, champion)
 
@@ -129,15 +145,14 @@ class Moves:
         if found is not None and found.version == version:
             self._registry.remove_alias(name)
 
-    def _tell_request(self, request_id: str | None, step: ModelStep, more: Mapping[str, Any]) -> None:
+    def _tell_request(self, request_id: str | None, step: ModelStep) -> None:
         """Note the step with the request that the model was trained for, unless it is its newest already."""
         if request_id is None:
             return
         rows = noted(self._lake, RETRAINING, ["request_id", "step"])
         theirs = [row["step"] for row in rows if row["request_id"] == request_id]
         if theirs and theirs[-1] != step.step.value:
-            evidence = {**step.evidence, **more, "model": step.model}
-            self._requests.note(request_id, step.step.value, step.reason, evidence)
+            self._requests.note(request_id, step.step.value, step.reason, {**step.evidence, "model": step.model})
 
     def _note(
         self, version: str, request_id: str | None, step: Step, by: str, reason: str, evidence: Mapping[str, Any]

@@ -4,12 +4,13 @@ Every step begins with what another process may have left half done (serving/mov
 that two guards beside each other decide once.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, Final, Self
 
+from config.errors import ShopstreamError
 from config.quality import RolloutSettings
 from config.settings import Settings
 from serving.baseline import move_baseline
@@ -20,6 +21,7 @@ from serving.model_overview import unknown
 from serving.models_in_service import CHALLENGER, CHAMPION, FORMER, loaded
 from serving.moves import Moves, newest_change
 from serving.reader import now_ms as wall_clock_ms
+from serving.rollout_lock import locked
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
 from sinks.erasures import Tombstones
 from sinks.lake_root import Lake, lake_of
@@ -27,8 +29,11 @@ from sinks.sessions import EventReader
 from training.artefacts import ArtefactError
 from training.model_log import ModelLog, ModelStep, Step
 
+logger = logging.getLogger(__name__)
+
 GUARD: Final = "guard"
 LOCK_FILE: Final = "rollout.lock"
+REBASING_LOCK_FILE: Final = "rebasing.lock"
 _FINAL: Final = {Step.REJECTED, Step.ROLLED_BACK, Step.PROMOTED}
 
 
@@ -92,9 +97,11 @@ class Rollout:
         """
         try:
             with self._alone():
-                return self._guarded(now_ms)
+                steps = self._guarded(now_ms)
         except RolloutBusyError:
             return []
+        self._rebase(is_told=not steps)
+        return steps
 
     def stage(self, version: str, by: str, reason: str) -> ModelStep:
         """Check that a version's files are what was registered and that it answers, and note that it is staged.
@@ -149,7 +156,9 @@ class Rollout:
                     hint="Read `shopstream models show`; to promote it nevertheless, add --force.",
                 )
             loaded(self._registry.load, version)
-            return self._moves.promote(found, by, reason, {"is_forced": is_forced})
+            taken = self._moves.promote(found, by, reason, {"is_forced": is_forced})
+        self._rebase(is_told=False)
+        return taken
 
     def roll_back(self, by: str, reason: str) -> ModelStep:
         """Take the canary back; if there is none, the champion, for the former one.
@@ -258,6 +267,22 @@ class Rollout:
         if step is not None and step.step in {*_FINAL, Step.CANARY}:
             raise RolloutError(f"Model {version} cannot be staged: it is {_words(step)}.")
 
+    def _rebase(self, *, is_told: bool) -> None:
+        """Move the reference of drift, if it is to move, unless somebody else is at it; nothing else waits for it.
+
+        Args:
+            is_told: whether an error is raised; else there are steps to be told, and the next guard tries again.
+        """
+        try:
+            with locked(self._home / REBASING_LOCK_FILE):
+                self._moves.rebase()
+        except RolloutBusyError:
+            return
+        except ShopstreamError as error:
+            if is_told:
+                raise
+            logger.warning("the reference of drift is not moved yet, the next guard tries again: %s", error)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep others from moving models for the time of the block, and finish what one of them has left half done.
@@ -265,15 +290,7 @@ class Rollout:
         Raises:
             RolloutBusyError: somebody else is at it.
         """
-        self._home.mkdir(parents=True, exist_ok=True)
-        with (self._home / LOCK_FILE).open("a") as lock:
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError as error:
-                raise RolloutBusyError(
-                    f"Another process is moving a model: it holds {self._home / LOCK_FILE}.",
-                    hint="Try again when it has finished.",
-                ) from error
+        with locked(self._home / LOCK_FILE):
             self._moves.settle()
             yield
 

@@ -10,6 +10,7 @@ from config.quality import RolloutSettings
 from serving.moves import Moves
 from serving.rollout import Rollout
 from serving.rollout_ports import Trained
+from sinks.errors import LakeUnavailableError
 from sinks.noting import note, noted
 from sinks.quality_tables import RETRAINING
 from tests.fakes.models import FakeModels
@@ -42,6 +43,7 @@ class Shop:
     Attributes:
         reached: told before and after each effect.
         events: those of the shop, on their way to its lake.
+        has_no_baseline: whether moving the reference of drift fails.
         baselines: versions for which the reference of drift was moved, in order.
     """
 
@@ -52,6 +54,7 @@ class Shop:
         self.reached: Callable[[str], None] = lambda _point: None
         self.registry = FakeModels(reached=self._reach)
         self.baselines: list[str] = []
+        self.has_no_baseline = False
         self.log = ModelLog(self.lake)
         self.events = RecordedLake(self.lake)
         append = ModelLog.append
@@ -78,6 +81,8 @@ class Shop:
 
     def baseline(self, model: Trained, _promoted_ms: int, _newest_ms: int | None, /) -> dict[str, Any]:
         self.reached("before the baseline is moved")
+        if self.has_no_baseline:
+            raise LakeUnavailableError(self.lake, "it is away", hint="Wait.")
         self.baselines.append(model.version)
         self.reached("after the baseline is moved")
         return {"reference_id": f"ref-{model.version}"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER
-from serving.moves import SETTLING
+from serving.moves import REBASING, SETTLING
 from tests.unit.serving.rollout_shop import Shop, each_kill
 from training.artefacts import ArtefactError
 
@@ -24,7 +24,11 @@ def shop(open_shop: Callable[[str], Shop]) -> Shop:
 
 
 def promote(version: str) -> Arrange:
-    return lambda shop: shop.moves().promote(shop.registry.held[version], "guard", "it won", {"newest_ms": 5})
+    def move(shop: Shop) -> None:
+        shop.moves().promote(shop.registry.held[version], "guard", "it won", {"newest_ms": 5})
+        shop.moves().rebase()
+
+    return move
 
 
 def start_canary(version: str) -> Arrange:
@@ -70,15 +74,17 @@ def test_a_kill_in_the_middle_of_a_move_leaves_all_of_it_or_nothing(
     for shop, point in each_kill(prepared, move):
         points.append(point)
         is_noted = len(shop.steps()) > len(before["steps"])
-        shop.moves().settle()
-        assert shop.state() == (after if is_noted else before), point
-        shop.moves().settle()
-        assert shop.state() == (after if is_noted else before), f"{point}, settled again"
+        for _ in range(2):
+            shop.moves().settle()
+            shop.moves().rebase()
+            assert shop.state() == (after if is_noted else before), point
     assert len(points) >= 6
 
 
 def test_the_first_champion(shop: Shop) -> None:
     step = shop.moves().promote(shop.registry.held["1"], "command:ann", "it is the first", {})
+    assert shop.registry.aliases == {CHAMPION: "1", REBASING: "1"}
+    shop.moves().rebase()
     assert shop.registry.aliases == {CHAMPION: "1"}
     assert (step.by, step.reason, step.evidence) == (
         "command:ann",
@@ -121,8 +127,18 @@ def test_a_move_that_was_begun_and_never_noted_does_not_repeat_an_older_one(shop
         move(shop)
     shop.registry.set_alias(SETTLING, "2")
     shop.moves().settle()
+    shop.moves().rebase()
     assert shop.registry.aliases == {CHAMPION: "1", FORMER: "2"}
     assert shop.baselines == ["1", "2", "1"]
+
+
+def test_a_reference_of_drift_that_nobody_waits_for_any_more_is_not_moved(shop: Shop) -> None:
+    promote("1")(shop)
+    shop.moves().promote(shop.registry.held["2"], "guard", "it won", {})
+    roll_back("2", to="1")(shop)
+    shop.moves().rebase()
+    assert shop.registry.aliases == {CHAMPION: "1"}
+    assert shop.baselines == ["1"]
 
 
 def test_a_clock_that_is_set_back_does_not_turn_steps_around(shop: Shop) -> None:
@@ -163,5 +179,6 @@ def test_a_registry_that_fails_in_the_middle_is_asked_again_by_the_next(shop: Sh
         wanted.settle()
     shop.registry.is_down = False
     wanted.settle()
+    wanted.rebase()
     assert shop.registry.aliases == {CHAMPION: "2", FORMER: "1"}
     assert shop.steps() == [("1", "promoted"), ("2", "promoted")]

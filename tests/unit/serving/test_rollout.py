@@ -9,6 +9,8 @@ import pytest
 from config.quality import RolloutSettings
 from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER
+from serving.moves import REBASING
+from sinks.errors import LakeUnavailableError
 from tests.fakes.models import FakeModel
 from tests.unit.serving.answers import NOON_MS, answer, click, write_answers, write_clicks
 from tests.unit.serving.rollout_shop import Shop, each_kill
@@ -269,6 +271,41 @@ def test_a_registry_that_is_down_is_told_and_nothing_is_changed(shop: Shop) -> N
         shop.rollout().guard()
     shop.registry.is_down = False
     assert shop.state() == before
+
+
+def test_a_reference_of_drift_that_cannot_be_moved_keeps_nobody_from_moving_models(shop: Shop) -> None:
+    on_trial(shop)
+    serve(shop, clicked=0.3)
+    shop.has_no_baseline = True
+    assert told(shop.rollout().guard()) == [("2", "promoted")], "the step is told"
+    with pytest.raises(LakeUnavailableError):
+        shop.rollout().guard()
+    assert shop.registry.aliases == {CHAMPION: "2", FORMER: "1", REBASING: "2"}
+    assert told([shop.rollout().promote("3", "command:ann", "in a hurry")]) == [("3", "promoted")]
+    shop.has_no_baseline = False
+    assert shop.rollout().guard() == []
+    assert shop.registry.aliases == {CHAMPION: "3", FORMER: "2"}
+    assert shop.baselines == ["1", "3"]
+
+
+def test_a_model_is_taken_back_while_the_reference_of_drift_still_moves(shop: Shop) -> None:
+    shop.rollout().promote("1", "command:ann", "it is the first")
+    is_inside, may_go_on = threading.Event(), threading.Event()
+
+    def wait(point: str) -> None:
+        if point == "before the baseline is moved":
+            is_inside.set()
+            assert may_go_on.wait(30)
+
+    shop.reached = wait
+    thread = threading.Thread(target=lambda: shop.rollout().promote("2", "command:ann", "it is better"))
+    thread.start()
+    assert is_inside.wait(30)
+    assert told([shop.rollout().roll_back("command:ann", "it is not")]) == [("2", "rolled_back")]
+    assert shop.rollout().guard() == []
+    may_go_on.set()
+    thread.join()
+    assert shop.registry.aliases == {CHAMPION: "1"}
 
 
 def test_people_may_go_the_same_way_step_by_step(shop: Shop) -> None:
