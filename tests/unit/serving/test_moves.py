@@ -7,20 +7,20 @@ import pytest
 
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER
 from serving.moves import REBASING, SETTLING
-from tests.unit.serving.rollout_shop import Shop, each_kill
+from tests.unit.serving.rollout_shop import Shop, Shops
 from training.artefacts import ArtefactError
 
 Arrange = Callable[[Shop], object]
 
 
 @pytest.fixture
-def open_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Shop]:
-    return lambda name: Shop(tmp_path / name, monkeypatch)
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shops:
+    return Shops(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def shop(open_shop: Callable[[str], Shop]) -> Shop:
-    return open_shop("shop")
+def shop(shops: Shops) -> Shop:
+    return shops.open()
 
 
 def promote(version: str) -> Arrange:
@@ -54,30 +54,21 @@ MOVES: dict[str, tuple[list[Arrange], Arrange]] = {
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_a_kill_in_the_middle_of_a_move_leaves_all_of_it_or_nothing(
-    open_shop: Callable[[str], Shop], name: str
-) -> None:
+def test_a_kill_in_the_middle_of_a_move_leaves_all_of_it_or_nothing(shops: Shops, shop: Shop, name: str) -> None:
     arranged, move = MOVES[name]
-
-    def prepared(folder: str) -> Shop:
-        found = open_shop(folder)
-        for step in arranged:
-            step(found)
-        return found
-
-    unkilled = prepared("unkilled")
-    before = unkilled.state()
+    for step in arranged:
+        step(shop)
+    before, unkilled = shop.state(), shops.copy(shop)
     move(unkilled)
     after = unkilled.state()
     assert SETTLING not in after["aliases"]
     points = []
-    for shop, point in each_kill(prepared, move):
+    for killed, point in shops.each_kill(shop, move):
         points.append(point)
-        is_noted = len(shop.steps()) > len(before["steps"])
-        for _ in range(2):
-            shop.moves().settle()
-            shop.moves().rebase()
-            assert shop.state() == (after if is_noted else before), point
+        is_noted = len(killed.steps()) > len(before["steps"])
+        killed.moves().settle()
+        killed.moves().rebase()
+        assert killed.state() == (after if is_noted else before), point
     assert len(points) >= 6
 
 
@@ -171,10 +162,10 @@ def test_a_registry_that_fails_in_the_middle_is_asked_again_by_the_next(shop: Sh
         if point == "after promoted is noted":
             shop.registry.is_down = True
 
-    shop.reached = fall
+    shop.shops.reached = fall
     with pytest.raises(ConnectionError):
         wanted.promote(shop.registry.held["2"], "guard", "it won", {})
-    shop.reached = lambda _point: None
+    shop.shops.reached = lambda _point: None
     with pytest.raises(ConnectionError):
         wanted.settle()
     shop.registry.is_down = False

@@ -1,7 +1,6 @@
 """The guard and what people may do beside it: on real tables, killed at every point, and twice at once."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from serving.moves import REBASING
 from sinks.errors import LakeUnavailableError
 from tests.fakes.models import FakeModel
 from tests.unit.serving.answers import NOON_MS, answer, click, write_answers, write_clicks
-from tests.unit.serving.rollout_shop import Shop, each_kill
+from tests.unit.serving.rollout_shop import Shop, Shops
 from training.artefacts import ArtefactError
 from training.model_log import ModelStep, Step
 
@@ -21,13 +20,13 @@ ATTRIBUTION_MS = RolloutSettings().attribution_ms
 
 
 @pytest.fixture
-def open_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Shop]:
-    return lambda name: Shop(tmp_path / name, monkeypatch)
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shops:
+    return Shops(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def shop(open_shop: Callable[[str], Shop]) -> Shop:
-    return open_shop("shop")
+def shop(shops: Shops) -> Shop:
+    return shops.open()
 
 
 def told(steps: list[ModelStep]) -> list[tuple[str, str]]:
@@ -170,37 +169,30 @@ def test_answers_from_before_another_champion_do_not_count(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("clicked", [0.05, 0.3])
-def test_a_guard_that_is_killed_anywhere_is_finished_by_the_next(
-    open_shop: Callable[[str], Shop], clicked: float
-) -> None:
-    def prepared(name: str) -> Shop:
-        found = open_shop(name)
-        on_trial(found)
-        serve(found, clicked=clicked)
-        return found
-
-    unkilled = prepared("unkilled")
+def test_a_guard_that_is_killed_anywhere_is_finished_by_the_next(shops: Shops, shop: Shop, clicked: float) -> None:
+    on_trial(shop)
+    serve(shop, clicked=clicked)
+    unkilled = shops.copy(shop)
     unkilled.rollout().guard()
     points = 0
-    for shop, point in each_kill(prepared, lambda shop: shop.rollout().guard()):
+    for killed, point in shops.each_kill(shop, lambda shop: shop.rollout().guard()):
         points += 1
-        shop.rollout().guard()
-        assert shop.state() == unkilled.state(), point
+        killed.rollout().guard()
+        assert killed.state() == unkilled.state(), point
     assert points >= 8
 
 
-def test_a_beginning_that_is_killed_anywhere_is_finished_by_the_next(open_shop: Callable[[str], Shop]) -> None:
-    def prepared(name: str) -> Shop:
-        found = open_shop(name)
-        found.rollout().promote("1", "command:ann", "it is the first")
-        found.registry.set_alias(CHALLENGER, "2")
-        return found
-
-    unkilled = prepared("unkilled")
+def test_a_beginning_that_is_killed_anywhere_is_finished_by_the_next(shops: Shops, shop: Shop) -> None:
+    shop.rollout().promote("1", "command:ann", "it is the first")
+    shop.registry.set_alias(CHALLENGER, "2")
+    unkilled = shops.copy(shop)
     unkilled.rollout().guard()
-    for shop, point in each_kill(prepared, lambda shop: shop.rollout().guard()):
-        shop.rollout().guard()
-        assert shop.state() == unkilled.state(), point
+    points = 0
+    for killed, point in shops.each_kill(shop, lambda shop: shop.rollout().guard()):
+        points += 1
+        killed.rollout().guard()
+        assert killed.state() == unkilled.state(), point
+    assert points >= 8
 
 
 def test_two_guards_at_once_decide_once(shop: Shop) -> None:
@@ -212,7 +204,7 @@ def test_two_guards_at_once_decide_once(shop: Shop) -> None:
         is_inside.set()
         assert may_go_on.wait(30)
 
-    shop.reached = wait
+    shop.shops.reached = wait
     first: list[ModelStep] = []
     thread = threading.Thread(target=lambda: first.extend(shop.rollout().guard()))
     thread.start()
@@ -220,7 +212,7 @@ def test_two_guards_at_once_decide_once(shop: Shop) -> None:
     assert shop.rollout().guard() == []
     with pytest.raises(RolloutBusyError):
         shop.rollout().roll_back("command:ann", "now")
-    shop.reached = lambda _point: None
+    shop.shops.reached = lambda _point: None
     may_go_on.set()
     thread.join()
     assert told(first) == [("2", "promoted")]
@@ -297,7 +289,7 @@ def test_a_model_is_taken_back_while_the_reference_of_drift_still_moves(shop: Sh
             is_inside.set()
             assert may_go_on.wait(30)
 
-    shop.reached = wait
+    shop.shops.reached = wait
     thread = threading.Thread(target=lambda: shop.rollout().promote("2", "command:ann", "it is better"))
     thread.start()
     assert is_inside.wait(30)
