@@ -1,5 +1,6 @@
 """What is put into the outbox is delivered, whoever dies; a receiver knows a second try by its id."""
 
+import fcntl
 import json
 import logging
 import os
@@ -386,3 +387,23 @@ def test_attempts_are_counted_over_flushes(tmp_path: Path) -> None:
     box.flush()
     assert seen == [1, 2, 3, 4]
     assert box.waiting() == [replace(delivery(), attempts=4, answer="The host is down.")]
+
+
+def test_a_lock_of_a_file_that_was_written_anew_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver()
+    box = outbox(tmp_path, {"webhook": receiver})
+    box.put(delivery())
+    path, lock = tmp_path / delivery().file_name, fcntl.flock
+
+    def slow_lock(file: Any, how: int) -> None:
+        monkeypatch.undo()
+        (tmp_path / "anew").write_bytes(path.read_bytes())  # another process has tried, and notes its answer
+        (tmp_path / "anew").replace(path)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow_lock)
+    assert box.flush() == FlushCounts(waiting=1)
+    assert receiver.asked == []
+    assert box.flush() == FlushCounts(delivered=1)
