@@ -16,6 +16,7 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
     from sinks.lake_reads import table_counts
     from sinks.lake_root import lake_of
     from streams.observing import GroupLags, read_workers
+    from training.model_log import ModelLog, noted_roles
 
     lags = GroupLags(settings).read()
     workers = read_workers(settings)
@@ -37,6 +38,7 @@ def status(ctx: typer.Context, *, json: JsonFlag = False) -> None:
         "records": dict(workers.outcomes),
         "dead_letters": dict(workers.dead_letters),
         "lake_rows": table_counts(lake_of(settings)),
+        "models": noted_roles(ModelLog(lake_of(settings)).steps()),
         "freshness_ms": {
             "p50": workers.freshness_quantile_ms(0.5),
             "p99": workers.freshness_quantile_ms(0.99),
@@ -67,6 +69,8 @@ def _print(console: Console, payload: dict[str, Any]) -> None:
     if payload["records"]:
         console.print("records: " + ", ".join(f"{name} {count:,}" for name, count in payload["records"].items()))
     console.print("lake: " + ", ".join(f"{name} {count:,} rows" for name, count in payload["lake_rows"].items()))
+    if payload["models"]:
+        console.print("models: " + ", ".join(f"{role} {version}" for role, version in payload["models"].items()))
     if payload["freshness_ms"]["p50"] is not None:
         p50, p99 = payload["freshness_ms"].values()
         console.print(f"from append to readable: at most {p50:,.0f} ms (p50), {p99:,.0f} ms (p99)", highlight=False)

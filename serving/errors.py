@@ -5,8 +5,9 @@ ServingError
 ├── RecommendationError    nothing can be recommended, or what was asked for is no question
 │   └── NoModelError       no model serves, and none is known whose popular products could be shown
 ├── ModelRefusedError      a model cannot take the place that it was to take
-└── RolloutError           a step of a model is not possible as things stand
-    └── RolloutBusyError   another process is moving a model
+├── RolloutError           a step of a model is not possible as things stand
+│   └── RolloutBusyError   another process is moving a model
+└── RebasingError          a model serves, but the reference of drift does not follow
 """
 
 from config.errors import ShopstreamError
@@ -50,3 +51,7 @@ class RolloutError(ServingError):
 
 class RolloutBusyError(RolloutError):
     """Another process is moving a model."""
+
+
+class RebasingError(ServingError):
+    """A model serves, but the reference of drift could not be moved to its data."""

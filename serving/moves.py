@@ -6,15 +6,17 @@ until the reference of drift has moved to its data, which takes a while, may fai
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from config.errors import ShopstreamError
+from serving.errors import RebasingError
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER, loaded
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
 from sinks.lake_root import Lake
 from sinks.noting import noted
 from sinks.quality_tables import RETRAINING
-from training.model_log import ModelLog, ModelStep, Step
+from training.model_log import ModelLog, ModelStep, Step, newest_change
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Moves:
         """Check that a version's files are what was registered and that it answers, and note that it is staged.
 
         Raises:
-            ModelRefusedError, ArtefactError: it cannot serve; nothing was changed.
+            ModelRefusedError, ArtefactError, DefinitionError: it cannot serve; nothing was changed.
         """
         loaded(self._registry.load, found.version)
         return self._note(found.version, found.request_id, Step.STAGED, by, reason, {})
@@ -94,14 +96,20 @@ class Moves:
         """Move the reference of drift for the version that waits for it, if any; again is harmless.
 
         Raises:
-            ShopstreamError: it could not be moved; the next call tries again.
+            RebasingError: it could not be moved; the next call tries again.
         """
         found = self._registry.alias(REBASING)
         if found is None:
             return
         change = newest_change(self._log.steps())
         if change is not None and change.step is Step.PROMOTED and change.model == found.version:
-            told = self._baseline(found, change.noted_ms, change.evidence.get("newest_ms"))
+            try:
+                told = self._baseline(found, change.noted_ms, change.evidence.get("newest_ms"))
+            except ShopstreamError as error:
+                raise RebasingError(
+                    f"Model {found.version} serves, but the reference of drift cannot be moved: {error.message}",
+                    hint=f"{error.hint} The next `shopstream models guard` tries again.".lstrip(),
+                ) from error
             logger.info("the reference of drift after the promotion of model %s: %s", found.version, dict(told))
         self._remove_alias(REBASING, found.version)
 
@@ -130,12 +138,10 @@ class Moves:
         self._tell_request(found.request_id, step)
 
     def _put_in_charge(self, step: ModelStep) -> None:
-        is_promoted = step.step is Step.PROMOTED
-        champion: str = step.model if is_promoted else step.evidence["to"]
-        former: str | None = step.evidence["from"] if is_promoted else None
+        champion, former = step.in_charge or step.model, step.evidence.get("from")
         if former is not None:
             self._registry.set_alias(FORMER, former)
-        if is_promoted:
+        if step.step is Step.PROMOTED:
             self._registry.set_alias(REBASING, champion)
         self._registry.set_alias(CHAMPION, champion)
         self._remove_alias(FORMER, champion)
@@ -165,15 +171,3 @@ class Moves:
         self._log.append(row)
         logger.info("model %s is %s: %s", row.model, row.step.value, row.reason)
         return row
-
-
-def newest_change(steps: Sequence[ModelStep]) -> ModelStep | None:
-    """Return the newest step that put another model in charge; None if none did."""
-    return next(
-        (
-            step
-            for step in reversed(steps)
-            if step.step is Step.PROMOTED or (step.step is Step.ROLLED_BACK and "to" in step.evidence)
-        ),
-        None,
-    )

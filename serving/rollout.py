@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from config.errors import ShopstreamError
 from config.quality import RolloutSettings
 from config.settings import Settings
 from serving.baseline import move_baseline
 from serving.canary_judge import Fate, Judgement, judge
 from serving.click_through import Period, records
-from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
+from serving.errors import ModelRefusedError, RebasingError, RolloutBusyError, RolloutError
 from serving.model_overview import unknown
 from serving.models_in_service import CHALLENGER, CHAMPION, FORMER, loaded
-from serving.moves import Moves, newest_change
+from serving.moves import Moves
 from serving.reader import now_ms as wall_clock_ms
 from serving.rollout_lock import locked
 from serving.rollout_ports import Baseline, Registry, Requests, Trained
@@ -27,7 +26,8 @@ from sinks.erasures import Tombstones
 from sinks.lake_root import Lake, lake_of
 from sinks.sessions import EventReader
 from training.artefacts import ArtefactError
-from training.model_log import ModelLog, ModelStep, Step
+from training.errors import DefinitionError
+from training.model_log import ModelLog, ModelStep, Step, newest_canary, newest_change
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Rollout:
 
         Raises:
             RolloutError: there is no such version, or it has been decided upon before.
-            ModelRefusedError, ArtefactError: it cannot serve; nothing was changed.
+            ModelRefusedError, ArtefactError, DefinitionError: it cannot serve; nothing was changed.
         """
         with self._alone():
             self._refuse_decided(version)
@@ -143,7 +143,7 @@ class Rollout:
 
         Raises:
             RolloutError: it is the champion already, there is no such version, or it was decided against.
-            ModelRefusedError, ArtefactError: it cannot serve; nothing was changed.
+            ModelRefusedError, ArtefactError, DefinitionError: it cannot serve; nothing was changed.
         """
         with self._alone():
             found, champion = self._version(version), self._registry.alias(CHAMPION)
@@ -165,10 +165,10 @@ class Rollout:
 
         Raises:
             RolloutError: there is neither a canary nor a former champion.
-            ModelRefusedError, ArtefactError: the former champion cannot serve any more; nothing was changed.
+            ModelRefusedError, ArtefactError, DefinitionError: the former champion cannot serve; nothing was changed.
         """
         with self._alone():
-            canary = self._canary()
+            canary = newest_canary(self._log.steps())
             if canary is not None:
                 return self._moves.roll_back(self._version(canary.model), by, reason, {})
             champion, former = self._registry.alias(CHAMPION), self._registry.alias(FORMER)
@@ -186,7 +186,7 @@ class Rollout:
         Raises:
             LakeUnavailableError: the lake cannot be read.
         """
-        step, champion = self._canary(), self._registry.alias(CHAMPION)
+        step, champion = newest_canary(self._log.steps()), self._registry.alias(CHAMPION)
         if step is None or champion is None:
             return None
         return step, self._judged(step, champion, now_ms)[0]
@@ -194,7 +194,7 @@ class Rollout:
     # -- the guard -------------------------------------------------------------------------------------------------
 
     def _guarded(self, now_ms: int | None) -> list[ModelStep]:
-        canary = self._canary()
+        canary = newest_canary(self._log.steps())
         if canary is None:
             return self._bring_in()
         found, champion = self._found(canary.model), self._registry.alias(CHAMPION)
@@ -223,7 +223,7 @@ class Rollout:
         try:
             if newest is None or newest.step is not Step.STAGED:
                 steps.append(self._moves.stage(challenger, GUARD, "it was validated"))
-        except (ModelRefusedError, ArtefactError) as error:
+        except (ModelRefusedError, ArtefactError, DefinitionError) as error:
             return [self._moves.roll_back(challenger, GUARD, str(error), {})]
         if champion is None:
             return [*steps, self._moves.promote(challenger, GUARD, "it was validated, and there is no champion", {})]
@@ -248,10 +248,6 @@ class Rollout:
         """Return up to which event time clicks are known: nothing newer is in the lake."""
         bounds, clock_ms = EventReader(self._lake, Tombstones()).bounds(), self._clock_ms()
         return clock_ms if bounds is None else min(clock_ms, bounds.newest_event_ms)
-
-    def _canary(self) -> ModelStep | None:
-        """Return the step by which a version became the canary that is out."""
-        return next((step for step in self._log.newest().values() if step.step is Step.CANARY), None)
 
     def _found(self, version: str) -> Trained | None:
         return next((found for found in self._registry.versions() if found.version == version), None)
@@ -278,10 +274,10 @@ class Rollout:
                 self._moves.rebase()
         except RolloutBusyError:
             return
-        except ShopstreamError as error:
+        except RebasingError as error:
             if is_told:
                 raise
-            logger.warning("the reference of drift is not moved yet, the next guard tries again: %s", error)
+            logger.warning("%s", error)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Steps of models on their way to serving, and back: the lake's table `model_log`, of which nothing is ever removed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -30,7 +30,8 @@ class ModelStep:
         model: version.
         by: `guard`, `training`, or `command:` with the name of the account.
         reason: in words.
-        evidence: counts, bounds, the request; JSON.
+        evidence: counts, bounds, the request; of a promotion `from`, the champion before; of a champion that is rolled
+            back `to`, the one instead; JSON.
         noted_ms: when, by the wall clock, integer milliseconds UTC.
     """
 
@@ -40,6 +41,14 @@ class ModelStep:
     reason: str
     noted_ms: int
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_charge(self) -> str | None:
+        """The version that it put in charge; None if it put none."""
+        if self.step is Step.PROMOTED:
+            return self.model
+        instead: str | None = self.evidence.get("to")
+        return instead if self.step is Step.ROLLED_BACK else None
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -94,3 +103,24 @@ class ModelLog:
             LakeUnavailableError: the table cannot be read.
         """
         return {step.model: step for step in self.steps()}
+
+
+def newest_change(steps: Sequence[ModelStep]) -> ModelStep | None:
+    """Return the newest step that put another model in charge; None if none did."""
+    return next((step for step in reversed(steps) if step.in_charge is not None), None)
+
+
+def newest_canary(steps: Sequence[ModelStep]) -> ModelStep | None:
+    """Return the step by which a version became the canary that is out; None if none is."""
+    newest = {step.model: step for step in steps}
+    return next((step for step in newest.values() if step.step is Step.CANARY), None)
+
+
+def noted_roles(steps: Sequence[ModelStep]) -> dict[str, str]:
+    """Return which versions are champion and canary by what was noted, without asking the registry."""
+    change, canary = newest_change(steps), newest_canary(steps)
+    found = {
+        "champion": None if change is None else change.in_charge,
+        "canary": None if canary is None else canary.model,
+    }
+    return {role: version for role, version in found.items() if version is not None}

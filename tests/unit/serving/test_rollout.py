@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from config.quality import RolloutSettings
-from serving.errors import ModelRefusedError, RolloutBusyError, RolloutError
+from serving.errors import ModelRefusedError, RebasingError, RolloutBusyError, RolloutError
 from serving.models_in_service import CANARY, CHALLENGER, CHAMPION, FORMER
 from serving.moves import REBASING
-from sinks.errors import LakeUnavailableError
 from tests.fakes.models import FakeModel
 from tests.unit.serving.answers import NOON_MS, answer, click, write_answers, write_clicks
 from tests.unit.serving.rollout_shop import Shop, Shops
 from training.artefacts import ArtefactError
+from training.errors import DefinitionError
 from training.model_log import ModelStep, Step
 
 ATTRIBUTION_MS = RolloutSettings().attribution_ms
@@ -220,12 +220,13 @@ def test_two_guards_at_once_decide_once(shop: Shop) -> None:
     assert shop.rollout().guard() == []
 
 
-def test_a_challenger_that_cannot_serve_is_given_up_and_its_request_is_told(shop: Shop) -> None:
+@pytest.mark.parametrize("error", [ArtefactError("It was changed."), DefinitionError("It needs another release.")])
+def test_a_challenger_that_cannot_serve_is_given_up_and_its_request_is_told(shop: Shop, error: Exception) -> None:
     shop.rollout().promote("1", "command:ann", "it is the first")
     shop.registry.set_alias(CHALLENGER, "2")
-    shop.registry.tamper("2")
+    shop.registry.refused["2"] = error
     (step,) = shop.rollout().guard()
-    assert (step.model, step.step, "was changed" in step.reason) == ("2", Step.ROLLED_BACK, True)
+    assert (step.model, step.step, step.reason) == ("2", Step.ROLLED_BACK, str(error))
     assert shop.registry.aliases == {CHAMPION: "1"}
     assert shop.request_steps("2") == ["validated", "rolled_back"]
     assert shop.rollout().guard() == []
@@ -270,8 +271,9 @@ def test_a_reference_of_drift_that_cannot_be_moved_keeps_nobody_from_moving_mode
     serve(shop, clicked=0.3)
     shop.has_no_baseline = True
     assert told(shop.rollout().guard()) == [("2", "promoted")], "the step is told"
-    with pytest.raises(LakeUnavailableError):
+    with pytest.raises(RebasingError, match="Model 2 serves, but the reference of drift cannot be moved") as raised:
         shop.rollout().guard()
+    assert "tries again" in str(raised.value.hint)
     assert shop.registry.aliases == {CHAMPION: "2", FORMER: "1", REBASING: "2"}
     assert told([shop.rollout().promote("3", "command:ann", "in a hurry")]) == [("3", "promoted")]
     shop.has_no_baseline = False
