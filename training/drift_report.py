@@ -17,7 +17,7 @@ from sinks.delta import explained, opened
 from sinks.lake_root import Lake, lake_of
 from sinks.quality_tables import DRIFT_WINDOWS
 from training.drift_reference import DriftReference, references
-from training.drift_status import DriftStatus
+from training.drift_status import DriftStatus, standing_words
 from training.drift_windows import JudgedWindow, judged_windows
 
 WINDOWS_BY_DEFAULT: Final = 200
@@ -172,9 +172,14 @@ def halted_stretches(windows: Sequence[JudgedWindow]) -> list[tuple[int, int, st
 
 def report_words(status: DriftStatus, windows: Sequence[JudgedWindow], focus: Sequence[JudgedWindow]) -> list[str]:
     """Say what happened, the most important first."""
+    is_past = bool(windows) and status.newest is not None and windows[-1].verdict.end_ms < status.newest.verdict.end_ms
     told = [status.words]
+    is_drifted = status.is_drifted
+    if is_past:  # the range is told of, not the present
+        told = [f"Until {moment(windows[-1].verdict.end_ms)}: {standing_words(windows[-1])}"]
+        is_drifted = windows[-1].decision.is_due
     due = [window for window in focus if window.decision.is_due]
-    if due and not status.is_drifted:
+    if due and not is_drifted:
         first_ms, end_ms = focus[0].verdict.start_ms, focus[-1].verdict.end_ms
         told.append(f"From {moment(first_ms)} to {moment(end_ms)} it had drifted: {due[-1].decision.words}.")
     counts = {outcome: sum(window.verdict.outcome is outcome for window in windows) for outcome in Outcome}

@@ -92,18 +92,9 @@ class DriftStatus:
     @property
     def words(self) -> str:
         """How it stands, in one sentence."""
-        newest = self.newest
         if self.reference is None:
             return "There is no reference, so nothing is judged: run `shopstream drift calibrate`."
-        if newest is None:
-            return "No window has been judged yet."
-        if self.is_drifted:
-            return f"Drifted: {newest.decision.words}."
-        if self.in_row:
-            return f"Not drifted yet: {newest.decision.words}."
-        if newest.verdict.outcome is Outcome.UNJUDGED:
-            return f"The newest window is not judged: {newest.verdict.why}."
-        return "Not drifted: nothing moved beyond its threshold in the newest window."
+        return "No window has been judged yet." if self.newest is None else standing_words(self.newest)
 
     def payload(self, windows: int) -> dict[str, Any]:
         """Return it as one JSON object.
@@ -123,6 +114,17 @@ class DriftStatus:
             "cooldown_until_ms": self.cooldown_until_ms,
             "requests": [request_document(request) for request in self.requests],
         }
+
+
+def standing_words(newest: JudgedWindow) -> str:
+    """Say in a sentence how it stands with a window and those before it."""
+    if newest.decision.is_due:
+        return f"Drifted: {newest.decision.words}."
+    if newest.decision.in_row:
+        return f"Not drifted yet: {newest.decision.words}."
+    if newest.verdict.outcome is Outcome.UNJUDGED:
+        return f"The newest window is not judged: {newest.verdict.why}."
+    return "Not drifted: nothing moved beyond its threshold in the newest window."
 
 
 def request_document(request: RetrainingRequest) -> dict[str, Any]:

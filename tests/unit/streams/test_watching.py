@@ -1,4 +1,4 @@
-"""The watch of drift beside a worker: started once there is something to watch, started again, ended with the worker."""
+"""The watch of drift beside a worker: started once there is something to watch, started again, and ended with it."""
 
 import logging
 import os
