@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.live import Live as LiveDisplay
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
 from cli.interrupts import termination_unwinds
+from config.settings import Settings
 
 _SHARE = {"min": 0.0, "max": 0.5}
 
@@ -33,6 +35,12 @@ def demo(
     currency: Annotated[str, typer.Option(help="Currency of all prices.")] = "EUR",
     users: Annotated[int, typer.Option(min=200, help="Users whose features are compared with the oracle.")] = 1_000,
     *,
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift", help="Tell the story of a null bug, a shift and a retraining; of the options only --seed counts."
+        ),
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Run everything once and check it.
@@ -40,8 +48,16 @@ def demo(
     It starts Kafka, a schema registry and Redis of its own, registers the schemas, applies the features, starts a
     worker, sends traffic, reads features back through Feast, and compares them with a brute-force computation over
     what was sent. Exit code 3 when anything differs. Your own stack and data are left alone.
+
+    With --drift it runs days of a shop in minutes: a quiet stretch, a null bug that halts a view, a real shift, one
+    retraining, its validation, canary and promotion. Exit code 3 when it did not go as it should.
     """
     settings = invocation(ctx).settings()
+    if drift:
+        if rees46 is not None:
+            raise typer.BadParameter("the story of drift is of a simulated shop", param_hint="--rees46")
+        _tell_story(settings, seed, as_json=json)
+        return
     if rees46 is not None and not rees46.is_file():
         raise typer.BadParameter(f"there is no file {rees46}", param_hint="--rees46")
     from cli.demo_check import check
@@ -60,6 +76,42 @@ def demo(
     emit(account.payload(), as_json=json, text=lambda out: _print(out, account.payload()))
     if not account.agrees:
         raise typer.Exit(ExitCode.DIFFERENCE)
+
+
+def _tell_story(settings: Settings, seed: int, *, as_json: bool) -> None:
+    from cli.demo_run import demo_stack
+    from cli.drift_demo import DriftDemo, story_settings
+
+    console = progress_console()
+    started_s = time.monotonic()
+
+    def tell(line: str) -> None:
+        console.print(f"[{time.monotonic() - started_s:5.1f} s] {line}", markup=False, highlight=False, soft_wrap=True)
+
+    with termination_unwinds():
+        tell("Starting Kafka, the schema registry and Redis")
+        with demo_stack(settings, tell) as own:
+            story = DriftDemo(story_settings(own), tell, seed).run()
+    emit(story.payload(), as_json=as_json, text=lambda out: _print_story(out, story.payload()))
+    if not story.is_as_told:
+        raise typer.Exit(ExitCode.DIFFERENCE)
+
+
+def _print_story(console: Console, payload: dict[str, Any]) -> None:
+    table = Table(
+        Column("step", no_wrap=True),
+        Column("at", justify="right"),
+        "outcome",
+        title="What happened",
+        title_justify="left",
+    )
+    for step in payload["steps"]:
+        colour = "green" if step["as_told"] else "red"
+        table.add_row(f"[{colour}]{step['step']}[/{colour}]", f"{step['at_s']:.0f} s", escape(step["outcome"]))
+    console.print(table)
+    console.print(
+        f"{payload['seconds']:.0f} s; the page about drift: {payload['report']}", highlight=False, soft_wrap=True
+    )
 
 
 @contextmanager
