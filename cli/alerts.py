@@ -47,7 +47,7 @@ def retry(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     outbox = outbox_of(settings, attempts=1)
     put_back = outbox.put_back()
     counts = outbox.flush()
-    payload = {
+    payload: dict[str, Any] = {
         "put_back": put_back,
         "delivered": counts.delivered,
         "refused": counts.refused,

@@ -237,6 +237,10 @@ class Outbox:
             logger.warning("%s %s waits in the outbox: %s", delivery.kind, delivery.id, error)
             self._written(replace(tried, answer=str(error))).replace(self.folder / name)
             return ""
+        except Exception as error:  # a mistake in one sender must not hold up the others
+            logger.exception("%s %s could not be sent, and waits in the outbox", delivery.kind, delivery.id)
+            self._written(replace(tried, answer=type(error).__name__)).replace(self.folder / name)
+            return ""
         os.utime(self.folder / name)  # its age there is that of the answer
         (self.folder / name).replace(self.folder / _DELIVERED / name)
         _settle(self.folder / _DELIVERED)

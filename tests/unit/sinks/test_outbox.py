@@ -155,6 +155,16 @@ def test_a_kind_that_fails_does_not_hold_up_another(tmp_path: Path) -> None:
     assert kafka.taken == ["k0", "k1", "k2"]
 
 
+def test_a_sender_with_a_mistake_does_not_hold_up_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken, kafka = Receiver(KeyError("a mistake")), Receiver()
+    box = outbox(tmp_path, {"webhook": broken, "kafka": kafka})
+    box.put(delivery("w", "webhook", created_ms=1))
+    box.put(delivery("k", "kafka", created_ms=2))
+    assert box.flush() == FlushCounts(delivered=1, waiting=1)
+    assert "a mistake" in caplog.text
+    assert box.waiting()[0].answer == "KeyError"
+
+
 def test_a_kind_without_a_sender_waits_for_one(tmp_path: Path) -> None:
     outbox(tmp_path, {}).put(delivery("a", "airflow"))
     assert outbox(tmp_path, {"webhook": Receiver()}).flush() == FlushCounts(waiting=1)
