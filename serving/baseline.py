@@ -44,7 +44,7 @@ def move_baseline(settings: Settings, model: Trained, promoted_ms: int, newest_m
         if row["model"] == model.version and row["created_ms"] >= promoted_ms:
             return {name: row[name] for name in ("reference_id", "from_ms", "to_ms")}
     why = "it is not known what the model was trained on"
-    for stretch in _stretches(settings, lake, model, newest_ms):
+    for stretch in stretches(settings, lake, model, newest_ms):
         try:
             reference_id = take_reference(settings, stretch.from_ms, stretch.to_ms, model.version)
         except TrainingError as error:
@@ -55,7 +55,12 @@ def move_baseline(settings: Settings, model: Trained, promoted_ms: int, newest_m
     return {"kept": why}
 
 
-def _stretches(settings: Settings, lake: Lake, model: Trained, newest_ms: int | None) -> Iterator[Stretch]:
+def stretches(settings: Settings, lake: Lake, model: Trained, newest_ms: int | None) -> Iterator[Stretch]:
+    """Yield the stretches that a reference may be taken of, the best first: see `move_baseline`.
+
+    Raises:
+        LakeUnavailableError: the lake cannot be read.
+    """
     began_ms = _drift_began(settings, lake, model.request_id)
     if began_ms is not None:
         end_ms = max(model.to_ms, newest_ms or 0)
