@@ -28,7 +28,7 @@ class TasteWorld:
     Attributes:
         groups: of products; those of a group have a category.
         size: products in a group.
-        visits: of each user, over the range.
+        visits: of each user, over the range; one in eight comes twice as often, and one in ten in the last fifth only.
         length: products looked at in a visit.
         liked_share: of these that are of the group that the visit is about; the others are of any.
     """
@@ -57,8 +57,9 @@ class TasteWorld:
         liked = rng.sample(range(self.groups), 2)
         device = rng.choice(["phone", "desktop"])
         rows: list[Row] = []
-        for _ in range(self.visits):
-            at_ms = START_MS + rng.randrange(self.range_ms - 600_000)
+        earliest_ms = self.range_ms * 4 // 5 if user % 10 == 9 else 0
+        for _ in range(self.visits * (2 if user % 8 == 0 else 1)):
+            at_ms = START_MS + rng.randrange(earliest_ms, self.range_ms - 600_000)
             group = rng.choice(liked)
             for _ in range(self.length):
                 at_ms += rng.randrange(2_000, 60_000)

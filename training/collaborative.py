@@ -5,6 +5,7 @@ by the library `implicit`. Whoever has no factors, a new user or a fresh session
 for the last products: the step of the solver for one user, with the factors of products as they are.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,8 @@ FACTORS: Final = 32
 REGULARIZATION: Final = 0.05
 CONFIDENCE: Final = 10.0
 ITERATIONS: Final = 8
-THREADS: Final = 2
+LARGE: Final = 1_000_000  # pairs of user and product; threads that wait for each other slow smaller ones down
+THREADS_MAX: Final = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def fit_factors(found: Interactions, seed: int) -> Factors:
     present, users = np.unique(found.users, return_inverse=True)
     shape = (len(present), len(found.product_ids))
     matrix = csr_matrix((found.weights, (users, found.products)), shape=shape)
-    matrix.sum_duplicates()
     matrix.data = confidences(matrix.data).astype(np.float32)
     # the solver has threads of its own, and those of BLAS inside of them would slow it down
     with threadpool_limits(1, "blas"):
@@ -80,7 +81,7 @@ def fit_factors(found: Interactions, seed: int) -> Factors:
             factors=FACTORS,
             regularization=REGULARIZATION,
             iterations=ITERATIONS,
-            num_threads=THREADS,
+            num_threads=min(THREADS_MAX, os.cpu_count() or 1) if matrix.nnz >= LARGE else 1,
             random_state=seed,
         )
         solver.fit(matrix, show_progress=False)

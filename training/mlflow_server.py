@@ -134,10 +134,11 @@ class MlflowServer:
                 raise _AskedError("INTERNAL_ERROR", str(error)) from error
 
     def _explained(self, error: _AskedError) -> ModelRegistryError:
-        lines = str(error).splitlines()
+        said = (str(error).splitlines() or [error.code])[0]
+        secret, at, _ = urlsplit(self._uri).netloc.rpartition("@")
         return ModelRegistryError(
             f"The registry of models at {self._shown()} does not do what it was asked for: "
-            f"{lines[0] if lines else error.code}.",
+            f"{said.replace(secret + at, '') if at else said}.",
             hint="Check that the server runs and that training.tracking_uri is right; a SQLite file needs a disk with "
             "room, and this user must be allowed to write there.",
         )

@@ -17,7 +17,7 @@ from training.errors import TooLittleDataError
 
 NEGATIVES: Final = 20
 ROUNDS: Final = 80
-THREADS: Final = 2
+THREADS: Final = 1  # more wait for each other by spinning, which is slow wherever cores are busy
 
 # instants are others at serving, and lists are no numbers: what the last products say, candidates carry
 SESSION: Final = tuple(feature.name for feature in FEATURES if feature.dtype != "strings" and feature.unit != "ms")
