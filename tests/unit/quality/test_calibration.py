@@ -30,7 +30,11 @@ def windows(
         number = level + rng.normal(0.0, 0.2 if cluster > 1 else 1.0, users * cluster)
         few = np.repeat(rng.poisson(2.0 + shift, users), cluster).astype(float)
         kinds = np.repeat(rng.choice(list("abcdef"), users, p=_mix(shift)), cluster)
-        variables = {"number": Numbers.of(number), "few": Numbers.of(few), "label_kind": Categories.of(kinds.tolist())}
+        variables: dict[str, Numbers | Categories] = {
+            "number": Numbers.of(number),
+            "few": Numbers.of(few),
+            "label_kind": Categories.of(kinds.tolist()),
+        }
         made.append(Window(n * HOUR_MS, (n + 1) * HOUR_MS, Profile(users * cluster, variables)))
     return made
 

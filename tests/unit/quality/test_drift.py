@@ -81,7 +81,7 @@ def window(hour: int, *, rows: int = 400, shares: tuple[float, ...] = (0.6, 0.3,
     kinds: list[str | None] = list(rng.choice(["a", "b", "c"], rows, p=shares))
     kinds[: round(nulls * rows)] = [None] * round(nulls * rows)
     values = rng.exponential(10.0, rows).round(2)
-    variables = {"label_kind": Categories.of(kinds), "value": Numbers.of(values)}
+    variables: dict[str, Numbers | Categories] = {"label_kind": Categories.of(kinds), "value": Numbers.of(values)}
     return Window(hour * HOUR_MS, (hour + 1) * HOUR_MS, Profile(rows, variables))
 
 

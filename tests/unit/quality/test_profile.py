@@ -55,7 +55,7 @@ def test_beyond_a_sketch_ranks_are_within_its_error(parts: int) -> None:
     assert not found.is_exact
     bounds = np.quantile(values, np.linspace(0.01, 0.99, 99))
     expected = np.searchsorted(np.sort(values), bounds, side="right")
-    assert np.abs(found.at_most(bounds) - expected).max() / len(values) < 0.001
+    assert np.abs(found.at_most(bounds.tolist()) - expected).max() / len(values) < 0.001
     assert found.extremes() == (values.min(), values.max())
 
 

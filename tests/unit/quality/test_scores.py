@@ -127,6 +127,7 @@ def test_bins_come_back_from_a_document_and_refuse_the_other_kind() -> None:
         bins = Bins.of(variable, 10)
         assert bins is not None
         assert Bins.from_document(bins.document()) == bins
+    assert bins is not None
     with pytest.raises(TypeError, match="not of the kind"):
         bins.counted(Numbers.of(np.array([1.0])))
     assert Bins.of(Numbers(nulls=3), 0) is None
@@ -135,11 +136,10 @@ def test_bins_come_back_from_a_document_and_refuse_the_other_kind() -> None:
 def test_what_moved_is_named_by_its_part_of_the_index() -> None:
     bins = Bins.of(Categories(0, {"a": 50, "b": 30, "c": 20}), 100)
     assert bins is not None
-    told = {name: (expected, found) for name, expected, found in moved(bins, [50, 30, 20, 0], [20, 30, 50, 0])}
-    assert told == {
-        "a": (pytest.approx(0.5, abs=0.02), pytest.approx(0.2, abs=0.02)),
-        "c": (pytest.approx(0.2, abs=0.02), pytest.approx(0.5, abs=0.02)),
-    }
+    told = {name: [expected, found] for name, expected, found in moved(bins, [50, 30, 20, 0], [20, 30, 50, 0])}
+    assert sorted(told) == ["a", "c"]
+    assert told["a"] == pytest.approx([0.5, 0.2], abs=0.02)
+    assert told["c"] == pytest.approx([0.2, 0.5], abs=0.02)
 
 
 def test_null_share() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from quality.sequential import Arm, Comparison, Finding, Shown, compare, exceeds
+from quality.sequential import Arm, Comparison, Finding, Shown, compare, exceeds, highest
 
 ALPHA = 0.05
 LOSS_MAX = 0.1
@@ -167,3 +167,24 @@ def test_a_share_is_exceeded_no_more_often_than_said() -> None:
 )
 def test_what_exceeds_a_share(count: int, total: int, share: float, *, found: bool) -> None:
     assert exceeds(count, total, share, alpha=ALPHA) is found
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 100])
+def test_the_highest_share_is_where_a_lower_one_is_no_longer_ruled_out(count: int) -> None:
+    bound = highest(count, 100, alpha=ALPHA)
+    assert count / 100 < bound or count == 100
+    assert exceeds(100 - count, 100, 1 - min(bound + 1e-6, 1.0), alpha=ALPHA) or count == 100
+    assert not exceeds(100 - count, 100, 1 - (bound - 1e-6), alpha=ALPHA)
+    assert highest(10 * count, 1_000, alpha=ALPHA) <= bound
+
+
+def test_of_nothing_every_share_may_be() -> None:
+    assert highest(0, 0, alpha=ALPHA) == 1.0
+
+
+def test_the_highest_share_is_below_the_truth_no_more_often_than_said() -> None:
+    rng = np.random.default_rng(9)
+    totals = looks(1, 2_700, 1.1)
+    sums = (rng.random((300, 3_000)) < 0.05).cumsum(axis=1)
+    wrong = sum(any(highest(int(row[n - 1]), n, alpha=ALPHA) < 0.05 for n in totals) for row in sums)
+    assert wrong / 300 <= ALPHA

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config.errors import SettingsError
-from config.quality import GatePolicy, GateSettings
+from config.quality import DriftSettings, GatePolicy, GateSettings
 from feature_repo.errors import OnlineStoreError
 from feature_repo.gate_store import Accepted, GateNotes, Halt, Override
 from quality.known_ids import KnownIds, id_hashes
@@ -142,6 +142,23 @@ def test_a_null_bug_halts_within_one_window_and_says_where() -> None:
     assert halt is not None
     assert halt.evidence["offsets"] == {"0": [1_000, 1_980]}
     assert [(news.gate, news.step) for news in world.news] == [("nulls", "halted")]
+
+
+def test_five_percent_of_nulls_halt_before_a_window_has_passed_and_before_drift_can_look() -> None:
+    gates = GateSettings()
+    world = World(min_count=gates.min_count)  # as the settings have it
+    step_ms, size = 250, 40  # four clicks a second
+    healthy = [batch(n * size, size, step_ms=step_ms, at_ms=T0 + n * size * step_ms) for n in range(60)]
+    began_ms = T0 + 60 * size * step_ms
+    broken = [
+        batch(n * size, size, bad=0.05, step_ms=step_ms, at_ms=T0 + n * size * step_ms) for n in range(60, 60 + 30)
+    ]
+    said = world.judge(*healthy, *broken)
+    assert not any(said[:60])
+    first = next(n for n, halted in enumerate(said) if halted)
+    halted_ms = T0 + (first + 1) * size * step_ms
+    assert halted_ms - began_ms < gates.window_ms < DriftSettings().window_ms
+    assert said[first:] == [said[first]] * len(said[first:])
 
 
 def test_a_halt_is_told_once_and_stands_for_whoever_reads_it() -> None:
