@@ -12,7 +12,8 @@ from config.errors import ShopstreamError
 from config.settings import Settings
 
 if TYPE_CHECKING:
-    from sinks.outbox import Outbox, OutboxSender
+    from sinks.outbox import Outbox
+    from sinks.outbox_sender import OutboxSender
     from training.drift_reference import HaltedSpan
     from training.drift_windows import Cause, CheckReport
 
@@ -141,7 +142,7 @@ class Watch:
 
     def _deliver(self, done: Round) -> None:
         from sinks.delivering import outbox_of
-        from sinks.outbox import OutboxSender
+        from sinks.outbox_sender import OutboxSender
 
         if self._outbox is None or self._sender is None:
             self._outbox = outbox_of(self._settings)

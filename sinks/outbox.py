@@ -6,20 +6,17 @@ we die between its answer and that step: it knows it by the id, which never chan
 moved to `refused/` with its answer.
 """
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from tenacity.nap import sleep_using_event
@@ -27,6 +24,9 @@ from tenacity.stop import stop_after_attempt, stop_when_event_set
 
 from config.errors import ShopstreamError
 from sinks.errors import DeliveryRefusedError, NotDeliveredError, OutboxError
+from sinks.outbox_files import Delivery, locked, read_delivery, settle
+
+__all__ = ["Delivery", "FlushCounts", "Outbox", "Send"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,39 +35,10 @@ LEFTOVER_AFTER_S: Final = 3_600.0
 _DELIVERED: Final = "delivered"
 _REFUSED: Final = "refused"
 _UNFINISHED: Final = ".unfinished-"
-_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _WAIT_S: Final = 0.5
 _WAIT_MAX_S: Final = 30.0
 
-Send = Callable[["Delivery"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One thing to be delivered.
-
-    Attributes:
-        id: the same for every try, and for whoever puts the same thing again.
-        kind: which sender takes it: `webhook`, `kafka` or `airflow`.
-        payload: a JSON object, as its sender understands it.
-        created_ms: when it was put, integer milliseconds UTC.
-        attempts: tries so far.
-        answer: what came of the last one; empty before the first.
-    """
-
-    id: str
-    kind: str
-    payload: Mapping[str, Any] = field(hash=False)
-    created_ms: int
-    attempts: int = 0
-    answer: str = ""
-
-    @property
-    def file_name(self) -> str:
-        """Name of its file, alike wherever it lies."""
-        is_plain = _PLAIN_ID.fullmatch(self.id) is not None
-        name = self.id if is_plain else hashlib.blake2b(self.id.encode(), digest_size=16).hexdigest()
-        return f"{self.kind}-{name}.json"
+Send = Callable[[Delivery], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +106,7 @@ class Outbox:
                 return False
             finally:
                 unfinished.unlink()
-            _settle(self.folder)
+            settle(self.folder)
         return True
 
     def waiting(self) -> list[Delivery]:
@@ -173,8 +144,8 @@ class Outbox:
             if stop.is_set() or listed.kind in failing or listed.kind not in self._senders:
                 continue
             path = self.folder / listed.file_name
-            with self._explained(path.name), _locked(path) as is_ours:
-                delivery = _delivery(path) if is_ours else None
+            with self._explained(path.name), locked(path) as is_ours:
+                delivery = read_delivery(path) if is_ours else None
                 if delivery is None:
                     continue
                 part = self._settled(delivery, stop)
@@ -198,7 +169,7 @@ class Outbox:
             name = delivery.file_name
             with self._explained(name):
                 (self.folder / _REFUSED / name).replace(self.folder / name)
-                _settle(self.folder)
+                settle(self.folder)
         return len(found)
 
     def _settled(self, delivery: Delivery, stop: threading.Event) -> str:
@@ -230,7 +201,7 @@ class Outbox:
             )
             # written anew there, not here: a file of another inode would not be under our lock
             self._written(replace(tried, answer=str(error))).replace(self.folder / _REFUSED / name)
-            _settle(self.folder / _REFUSED)
+            settle(self.folder / _REFUSED)
             (self.folder / name).unlink()
             return _REFUSED
         except ShopstreamError as error:
@@ -243,7 +214,7 @@ class Outbox:
             return ""
         os.utime(self.folder / name)  # its age there is that of the answer
         (self.folder / name).replace(self.folder / _DELIVERED / name)
-        _settle(self.folder / _DELIVERED)
+        settle(self.folder / _DELIVERED)
         return _DELIVERED
 
     def _written(self, delivery: Delivery) -> Path:
@@ -266,7 +237,7 @@ class Outbox:
         found = []
         with self._explained(part or "."):
             for path in (self.folder / part).glob("*.json"):
-                delivery = _delivery(path)
+                delivery = read_delivery(path)
                 if delivery is not None:
                     found.append(delivery)
         return sorted(found, key=lambda delivery: (delivery.created_ms, delivery.kind, delivery.id))
@@ -276,7 +247,7 @@ class Outbox:
         for pattern, age_s in ((f"{_DELIVERED}/*.json", KNOWN_FOR_S), (f"{_UNFINISHED}*", LEFTOVER_AFTER_S)):
             with self._explained(pattern):
                 for path in self.folder.glob(pattern):
-                    if _age_s(path, now_s) > age_s:
+                    if seconds_since(path, now_s) > age_s:
                         path.unlink(missing_ok=True)
 
     @contextmanager
@@ -290,106 +261,6 @@ class Outbox:
             ) from error
 
 
-class OutboxSender:
-    """Flushes an outbox from a thread of its own: at once after `wake`, and then again and again until it is closed.
-
-    Args:
-        rest_s: between two flushes; twice as long after each that left something, up to `rest_max_s`.
-    """
-
-    def __init__(self, outbox: Outbox, *, rest_s: float = 15.0, rest_max_s: float = 600.0) -> None:
-        self._outbox = outbox
-        self._rest_s = rest_s
-        self._rest_max_s = rest_max_s
-        self._changed = threading.Condition()
-        self._is_due = False
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def wake(self) -> None:
-        """Tell that something was put; the thread begins with the first call. Returns at once."""
-        with self._changed:
-            if self._stop.is_set():
-                return
-            self._is_due = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Stop after the try that is under way; what waits stays on the disk. Again is harmless.
-
-        Args:
-            timeout_s: longest wait for that try; its process may end in the middle of it.
-        """
-        with self._changed:
-            self._stop.set()
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        rest_s = self._rest_s
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_due or self._stop.is_set(), rest_s)
-                if self._stop.is_set():
-                    return
-                self._is_due = False
-            try:
-                waits = self._outbox.flush(self._stop).waiting > 0
-            except OutboxError as error:
-                logger.error("%s", error)  # noqa: TRY400 - the sentence is enough
-                waits = True
-            rest_s = min(2 * rest_s, self._rest_max_s) if waits else self._rest_s
-
-
 def _is_passing(error: BaseException) -> bool:
     """Try again at once only what may go away by itself, not what a person must mend."""
     return isinstance(error, NotDeliveredError) and error.is_passing
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file, which ends with its process; False when somebody else does, or the file is gone."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # somebody may have moved it, or written it anew, between our opening and locking it
-            is_ours = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except (BlockingIOError, FileNotFoundError):
-            is_ours = False
-        yield is_ours
-
-
-def _delivery(path: Path) -> Delivery | None:
-    """Read a file; None where it was taken meanwhile, or is none of ours."""
-    try:
-        return Delivery(**json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        logger.error("%s is not a delivery and is left alone (%s): move it away", path, error)  # noqa: TRY400
-        return None
-
-
-def _settle(folder: Path) -> None:
-    """Make a new name in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _age_s(path: Path, now_s: float) -> float:
-    try:
-        return now_s - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

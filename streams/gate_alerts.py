@@ -7,7 +7,8 @@ from typing import Final, Self
 from config.settings import Settings
 from sinks.delivering import outbox_of
 from sinks.errors import OutboxError
-from sinks.outbox import Delivery, Outbox, OutboxSender
+from sinks.outbox import Delivery, Outbox
+from sinks.outbox_sender import OutboxSender
 from sinks.webhooks import webhook_payload
 from streams.gating import GateNews
 

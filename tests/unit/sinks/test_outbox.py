@@ -17,7 +17,8 @@ import pytest
 
 from schemas.errors import BrokerUnavailableError
 from sinks.errors import DeliveryRefusedError, NotDeliveredError, OutboxError
-from sinks.outbox import KNOWN_FOR_S, LEFTOVER_AFTER_S, Delivery, FlushCounts, Outbox, OutboxSender, Send
+from sinks.outbox import KNOWN_FOR_S, LEFTOVER_AFTER_S, Delivery, FlushCounts, Outbox, Send
+from sinks.outbox_sender import OutboxSender
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]

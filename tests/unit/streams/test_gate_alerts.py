@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import Settings, load_settings
 from sinks.delivering import outbox_of
-from sinks.outbox import OutboxSender
+from sinks.outbox_sender import OutboxSender
 from stack.ports import free_port
 from streams.gate_alerts import GateAlerts, alert_once
 from streams.gating import GateNews
