@@ -24,7 +24,7 @@ from tenacity.stop import stop_after_attempt, stop_when_event_set
 
 from config.errors import ShopstreamError
 from sinks.errors import DeliveryRefusedError, NotDeliveredError, OutboxError
-from sinks.outbox_files import Delivery, locked, read_delivery, settle
+from sinks.outbox_files import Delivery, locked, read_delivery, seconds_since, settle
 
 __all__ = ["Delivery", "FlushCounts", "Outbox", "Send"]
 
