@@ -190,7 +190,7 @@ DRIFT_METRICS: Final = (
     MetricSpec(
         "shopstream_drift_windows",
         MetricKind.GAUGE,
-        "Windows compared with the reference in force, by outcome: quiet, alarm or unjudged",
+        "Of the newest 200 windows those compared with the reference in force, by outcome: quiet, alarm or unjudged",
         ("outcome",),
     ),
     MetricSpec(

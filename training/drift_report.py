@@ -17,10 +17,9 @@ from sinks.delta import explained, opened
 from sinks.lake_root import Lake, lake_of
 from sinks.quality_tables import DRIFT_WINDOWS
 from training.drift_reference import DriftReference, references
-from training.drift_status import DriftStatus, standing_words
+from training.drift_status import WINDOWS_MAX, DriftStatus, standing_words
 from training.drift_windows import JudgedWindow, judged_windows
 
-WINDOWS_BY_DEFAULT: Final = 200
 MOVED_MAX: Final = 4
 BINS_MAX: Final = 12
 HALTED: Final = "was halted by"
@@ -117,7 +116,7 @@ def drift_report(settings: Settings, from_ms: int | None = None, to_ms: int | No
     """Put together what is known of the windows in a range of event time. Blocking.
 
     Args:
-        from_ms: first event time; None for the newest `WINDOWS_BY_DEFAULT` windows.
+        from_ms: first event time; None for the newest `WINDOWS_MAX` windows.
         to_ms: end of event times, not included; None for all that were judged.
 
     Raises:
@@ -125,10 +124,8 @@ def drift_report(settings: Settings, from_ms: int | None = None, to_ms: int | No
     """
     lake = lake_of(settings)
     status = DriftStatus.read(settings)
-    wanted = [window for window in judged_windows(lake) if to_ms is None or window.verdict.start_ms < to_ms]
-    if from_ms is None:
-        wanted = wanted[-WINDOWS_BY_DEFAULT:]
-    else:
+    wanted = judged_windows(lake, WINDOWS_MAX if from_ms is None else None, before_ms=to_ms)
+    if from_ms is not None:
         wanted = [window for window in wanted if window.verdict.end_ms > from_ms]
     ids = {window.reference_id for window in wanted}
     if status.reference is not None:

@@ -16,6 +16,7 @@ from training.drift_reference import DriftReference, reference_in_force
 from training.drift_windows import DRIFT, JudgedWindow, judged_windows
 
 METRICS_FILE: Final = "drift.prom"
+WINDOWS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class DriftStatus:
 
     Attributes:
         reference: in force; None if there is none.
-        windows: that were compared with it, oldest first.
+        windows: of the newest `WINDOWS_MAX` those that were compared with it, oldest first.
         windows_in_row: how many must alarm in a row.
         requests: newest step of each request for a retraining, those that were suppressed included, oldest first.
         in_flight: the request that is under way.
@@ -50,7 +51,7 @@ class DriftStatus:
         lake, retraining = lake_of(settings), Retraining.from_settings(settings)
         reference = reference_in_force(lake)
         mine = [] if reference is None else [
-            window for window in judged_windows(lake) if window.reference_id == reference.reference_id
+            window for window in judged_windows(lake, WINDOWS_MAX) if window.reference_id == reference.reference_id
         ]  # fmt: skip
         return cls(
             reference,

@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pyarrow.compute as pc
+
 from config.settings import Settings
 from config.words import percent
 from quality.drift import Decision, Outcome, Score, Verdict, decide, judge
 from sinks.lake_root import Lake, lake_of
 from sinks.leases import reading
-from sinks.noting import note, noted
+from sinks.noting import note
 from sinks.quality_tables import DRIFT_WINDOWS
+from training.clicks import read_rows
 from training.drift_reference import (
     DriftReference,
     HaltedSpan,
@@ -33,6 +36,7 @@ __all__ = ["Cause", "CheckReport", "check", "judged_windows", "take_reference"]
 DRIFT: Final = "drift"
 ONLINE_QUALITY: Final = "online_quality"
 
+_END_OF_TIME_MS: Final = 1 << 62
 _WITHOUT_PROFILE: Final = [column.name for column in DRIFT_WINDOWS.columns if column.name != "profile"]
 
 
@@ -131,13 +135,28 @@ def check(
         return CheckReport(None) if found is None else _Check(settings, lake, found, red, request).run(tell)
 
 
-def judged_windows(lake: Lake) -> list[JudgedWindow]:
-    """Return all windows that were judged, in the order of time.
+def judged_windows(lake: Lake, newest: int | None = None, *, before_ms: int | None = None) -> list[JudgedWindow]:
+    """Return windows that were judged, in the order of time.
+
+    Args:
+        newest: how many of them; None for all. A year of hours is much to read.
+        before_ms: only those that begin before.
 
     Raises:
         LakeUnavailableError: the lake cannot be read.
     """
-    rows = noted(lake, DRIFT_WINDOWS, _WITHOUT_PROFILE)
+    start = pc.field("window_start_ms")
+    wanted = start < (_END_OF_TIME_MS if before_ms is None else before_ms)
+    pruning = []
+    if newest is not None:
+        known = read_rows(lake, DRIFT_WINDOWS.name, ["window_start_ms"], wanted)
+        starts = [] if known is None else sorted(known.column("window_start_ms").to_pylist())
+        if not starts:
+            return []
+        first_ms = starts[-newest:][0]
+        wanted, pruning = wanted & (start >= first_ms), [("window_start_ms", ">=", first_ms)]
+    found = read_rows(lake, DRIFT_WINDOWS.name, _WITHOUT_PROFILE, wanted, pruning)
+    rows = [] if found is None else found.to_pylist()
     return [_judged(row) for row in sorted(rows, key=lambda row: (row["window_start_ms"], row["judged_ms"]))]
 
 
@@ -159,7 +178,7 @@ class _Check:
         self._spans = [*halted_spans(lake), *red]
         self._rows: list[dict[str, Any]] = []
         self._judged: list[JudgedWindow] = []
-        before = judged_windows(lake)
+        before = judged_windows(lake, self._reach)
         self._newest_end_ms = max((window.verdict.end_ms for window in before), default=0)
         # windows that were compared with another reference say nothing about this one
         mine = [window.verdict for window in before if window.reference_id == found.reference_id]

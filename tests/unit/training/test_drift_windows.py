@@ -51,6 +51,17 @@ def test_each_window_is_judged_once_and_a_shift_gives_cause(drifting: Settings) 
     assert [len(window.answers) for window in known] == [0] * 10 + [1] * 3
 
 
+def test_the_newest_windows_can_be_read_alone(drifting: Settings) -> None:
+    lake = lake_of(drifting)
+    assert judged_windows(lake, 3) == []
+    check(drifting, red=[], request=Asked())
+    starts = [window.verdict.start_ms for window in judged_windows(lake)]
+    assert [window.verdict.start_ms for window in judged_windows(lake, 3)] == starts[-3:]
+    assert [window.verdict.start_ms for window in judged_windows(lake, 99)] == starts
+    assert [window.verdict.start_ms for window in judged_windows(lake, 2, before_ms=starts[5])] == starts[3:5]
+    assert judged_windows(lake, 2, before_ms=starts[0]) == []
+
+
 def test_whoever_is_killed_after_the_request_asks_for_the_same_again(drifting: Settings) -> None:
     dying, asked = Asked(), Asked()
 
