@@ -61,7 +61,8 @@ def test_an_answer_that_can_still_be_clicked_is_no_impression_yet(tmp_path: Path
 
 
 def test_a_click_counts_once_in_time_and_for_the_answer_that_it_names(tmp_path: Path) -> None:
-    write_answers(tmp_path, [answer(f"r{n}", f"u{n}") for n in range(6)])
+    later = answer("r6", "u6", at_ms=NOON_MS + ATTRIBUTION_MS)  # so that late clicks on the others are read, too
+    write_answers(tmp_path, [*(answer(f"r{n}", f"u{n}") for n in range(6)), later])
     write_clicks(
         RecordedLake(tmp_path),
         [
@@ -75,7 +76,7 @@ def test_a_click_counts_once_in_time_and_for_the_answer_that_it_names(tmp_path: 
         ],
     )
     champion, _ = seen(tmp_path)
-    assert counts(champion) == (6, 3), "r0 once, r2 by somebody else, r3 by a slow clock; r1 was too late"
+    assert counts(champion) == (7, 3), "r0 once, r2 by somebody else, r3 by a slow clock; r1 was too late"
 
 
 def test_an_answer_to_somebody_and_its_click_stay_apart_by_model(tmp_path: Path) -> None:
