@@ -90,8 +90,8 @@ class CandidateSource:
         """
         factors = self.factors
         of_user = factors.of_user(user_id)
-        by_user = None if of_user is None else factors.of_products @ of_user
-        by_session = factors.of_products @ factors.folded_in(last) if last else None
+        by_user = None if of_user is None else factors.scores(of_user)
+        by_session = factors.scores(factors.folded_in(last)) if last else None
         near, near_shares, near_last = self._co_viewed(last)
         strongest = near[np.argsort(-near_shares, kind="stable")[:OF_CO_VIEWS]]
         chosen = [

@@ -48,6 +48,13 @@ class Factors:
         number = self.users.find(user_id)
         return None if number is None else self.of_users[number]
 
+    def scores(self, of_user: Any) -> Any:
+        """Return how much each product suits somebody of these factors.
+
+        Not by BLAS: its threads wait for each other, and on busy cores one answer would take 20 times as long.
+        """
+        return np.einsum("ij,j->i", self.of_products, of_user)
+
     def folded_in(self, products: Sequence[int]) -> Any:
         """Return the factors of somebody who has looked once at each of some products."""
         theirs = self.of_products[np.asarray(products, np.int64)]

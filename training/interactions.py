@@ -111,23 +111,6 @@ def read_interactions(snapshot: Snapshot, from_ms: int, to_ms: int, tombstones: 
     return _ordered(_without_erased(table, tombstones))
 
 
-def newest_event_ms(snapshot: Snapshot) -> int | None:
-    """Return the time of the newest interaction that the lake holds; None if there is none.
-
-    Raises:
-        LakeUnavailableError: the table cannot be read.
-    """
-    handle, address = snapshot.handle(RAW_EVENTS), snapshot.address(RAW_EVENTS)
-    newest: int | None = None
-    wanted = pc.field("kind").isin(list(KINDS)) & pc.field("product_id").is_valid()
-    with explained(address):
-        for batch in handle.to_pyarrow_dataset().to_batches(columns=["event_time_ms"], filter=wanted):
-            if batch.num_rows:
-                latest = int(pc.max(batch.column("event_time_ms")).as_py())
-                newest = latest if newest is None else max(newest, latest)
-    return newest
-
-
 def _narrow(batch: Any) -> Any:
     """Return a batch without its texts: each is a number, an event's id a hash of 64 bits."""
     ids = pd.util.hash_array(batch.column("event_id").to_numpy(zero_copy_only=False), categorize=False)

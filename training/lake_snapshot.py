@@ -1,5 +1,6 @@
 """The lake as one set sees it: its tables at fixed versions, and from when on they hold what a set needs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,16 +77,28 @@ class Snapshot:
             NotInLakeError: there is no such table, or it holds nothing.
             LakeUnavailableError: it cannot be read.
         """
+        return self._extreme(table, column, "min", pc.min)
+
+    def ends_ms(self, table: LakeTable, column: str) -> int:
+        """Return the greatest value, likewise.
+
+        Raises:
+            NotInLakeError: there is no such table, or it holds nothing.
+            LakeUnavailableError: it cannot be read.
+        """
+        return self._extreme(table, column, "max", pc.max)
+
+    def _extreme(self, table: LakeTable, column: str, statistic: str, of: Callable[[Any], Any]) -> int:
         handle = self.handle(table)
         with explained(self.address(table)):
             files = pa.table(handle.get_add_actions(flatten=True))
-            name = f"min.{column}"
-            least = pc.min(files.column(name)).as_py() if name in files.column_names else None
-            if least is None and files.num_rows:  # written without statistics
-                least = pc.min(handle.to_pyarrow_dataset().to_table(columns=[column]).column(column)).as_py()
-        if least is None:
+            name = f"{statistic}.{column}"
+            found = of(files.column(name)).as_py() if name in files.column_names else None
+            if found is None and files.num_rows:  # written without statistics
+                found = of(handle.to_pyarrow_dataset().to_table(columns=[column]).column(column)).as_py()
+        if found is None:
             raise NotInLakeError(f"The lake's table {table.name} holds nothing.", hint="Start a worker first.")
-        return int(least)
+        return int(found)
 
     def positions(self) -> list[dict[str, Any]]:
         """Return, for each partition, from where to where `raw_events` and `feature_log` hold its log.

@@ -8,17 +8,20 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import numpy as np
+
 from config.settings import Settings
 from schemas.privacy import Pseudonyms
 from sinks.erasures import read_erasures, tombstones_of
 from sinks.lake_root import Lake, lake_of
 from sinks.leases import reading
 from sinks.retraining import Retraining, Step
+from sinks.tables import RAW_EVENTS
 from training.answering import note_outcome
 from training.artefacts import ArtefactError, seal
 from training.errors import DefinitionError, LabelsError, ModelRegistryError, TooLittleDataError, TrainingError
 from training.fitting import SEED, Span, activity_of, check_enough, fit, query_rows
-from training.interactions import Interactions, newest_event_ms, read_interactions
+from training.interactions import Interactions, read_interactions
 from training.lake_snapshot import Snapshot
 from training.lineage import lineage_of
 from training.models import CHAMPION, Models, TrainedVersion
@@ -32,6 +35,7 @@ from training.verdict import judge
 ACCEPTED: Final = "accepted"
 REJECTED: Final = "rejected"
 QUEUED: Final = "queued"
+STRAY_SHARE: Final = 0.001  # of the events, the earliest ones
 
 _ENDLESS_MS: Final = 2**62
 
@@ -177,15 +181,18 @@ class _Work:
 
     def run(self, from_ms: int | None, to_ms: int | None, request_id: str | None) -> Pending:
         champion, rival = self._champion()
-        span = self._span(from_ms, to_ms)
-        self._tell(f"Reading events from {_moment(span.from_ms)} to {_moment(span.to_ms)}")
+        first_ms, end_ms = self._range(from_ms, to_ms)
+        self._tell(f"Reading events from {_moment(first_ms)} to {_moment(end_ms)}")
         tombstones = tombstones_of(self._erasures, self._pseudonyms)
-        found = read_interactions(self._snapshot, span.from_ms, span.to_ms, tombstones)
+        found = read_interactions(self._snapshot, first_ms, end_ms, tombstones)
+        span = self._span(found, from_ms, first_ms, end_ms)
         check_enough(found, span, self._settings.training.min_events)
         self._tell(
             f"{len(found):,} interactions of {len(found.user_ids):,} users with {len(found.product_ids):,} products"
         )
         made, asked = self._asked(found, span)
+        if champion is not None and champion.about["holdout_from_ms"] > span.holdout_from_ms:
+            self._warn(f"The champion {champion.version} was fitted on a part of the hold-out, which is in its favour.")
         model = fit(found, span, asked, self._tell)
         measured = self._measured(model, rival, found, span, asked)
         verdict = judge(measured.evidence, self._settings.training)
@@ -215,21 +222,19 @@ class _Work:
             self._warn(f"The champion {champion.version} cannot be compared with: {error} Popularity is the rival.")
             return champion, None
 
-    def _span(self, from_ms: int | None, to_ms: int | None) -> Span:
-        training = self._settings.training
+    def _range(self, from_ms: int | None, to_ms: int | None) -> tuple[int, int]:
         if to_ms is None:
-            newest_ms = newest_event_ms(self._snapshot)
-            if newest_ms is None:
-                raise TooLittleDataError(
-                    "The lake holds no event with a product.",
-                    hint="Views, clicks, adds and purchases need a product_id; look at `shopstream status`.",
-                )
-            to_ms = newest_ms + 1
+            to_ms = self._snapshot.ends_ms(RAW_EVENTS, "event_time_ms") + 1
         if from_ms is None:
-            from_ms = to_ms - training.history_ms
+            from_ms = to_ms - self._settings.training.history_ms
         if from_ms >= to_ms:
             raise LabelsError(f"The range is empty: it begins at {from_ms} ms and ends before {to_ms} ms.")
-        return Span.of(from_ms, to_ms, training.holdout_share)
+        return from_ms, to_ms
+
+    def _span(self, found: Interactions, from_ms: int | None, first_ms: int, to_ms: int) -> Span:
+        if from_ms is None and len(found):  # the lake may begin later; a stray event of a wrong clock is no beginning
+            first_ms = max(first_ms, int(np.quantile(found.times_ms, STRAY_SHARE, method="lower")))
+        return Span.of(first_ms, to_ms, self._settings.training.holdout_share)
 
     def _asked(self, found: Interactions, span: Span) -> tuple[SetReport, list[AskedQuery]]:
         """Make the training set, and return what it asks."""

@@ -8,7 +8,7 @@ from schemas.event import CLICKS_TOPIC
 from schemas.privacy import Pseudonyms
 from sinks.erasures import ErasedLog, Tombstones
 from tests.taste_lakes import HOUR_MS, START_MS, Row, viewed, write_rows
-from training.interactions import KINDS, WEIGHTS, Interactions, newest_event_ms, read_interactions
+from training.interactions import KINDS, WEIGHTS, Interactions, read_interactions
 from training.lake_snapshot import Snapshot
 
 NOBODY = Tombstones()
@@ -39,7 +39,6 @@ def test_events_without_a_product_or_outside_the_range_are_none(tmp_path: Path) 
     without = {**viewed("u1", 1, START_MS + 5), "product_id": None}
     write_rows(tmp_path, [viewed("u1", 1, START_MS - 1), without, viewed("u1", 2, END_MS), viewed("u1", 3, END_MS - 1)])
     assert rows_of(found(tmp_path)) == [("u1", "p3", "page_view", HOUR_MS - 1)]
-    assert newest_event_ms(Snapshot.of(tmp_path)) == END_MS
 
 
 def test_an_event_that_was_delivered_again_is_one_at_its_earliest_time(tmp_path: Path) -> None:
