@@ -103,7 +103,9 @@ class DriftSettings(Section):
     lateness_ms: int = Field(600_000, ge=0, description="a window is judged once events are this much younger")
     alarm_budget: float = Field(0.01, gt=0, lt=1, description="share of stationary windows that may alarm")
     effect_floor: float = Field(0.1, gt=0, description="PSI below which a change is too small to matter")
-    windows_in_row: int = Field(3, ge=1, description="windows that must alarm in a row for a retraining")
+    windows_in_row: int = Field(
+        3, ge=1, description="windows in a row, an alarm and what confirms it, for a retraining"
+    )
     cooldown_ms: int = Field(86_400_000, ge=0, description="event time between two requests for the same cause")
     give_up_ms: int = Field(21_600_000, ge=60_000, description="a retraining under way for longer counts as failed")
 
@@ -146,7 +148,9 @@ class RolloutSettings(Section):
     min_impressions: int = Field(1_000, ge=1, description="of a canary, before it can be promoted")
     click_through_loss_max: float = Field(0.1, gt=0, lt=1, description="relative loss at which a canary is rolled back")
     error_share_max: float = Field(0.01, ge=0, le=1, description="share of failed answers at which it is rolled back")
-    latency_p99_max_ms: float = Field(50.0, gt=0, description="p99 of its time for an answer above which it is rolled back")
+    latency_p99_max_ms: float = Field(
+        50.0, gt=0, description="p99 of its time for an answer above which it is rolled back"
+    )
     attribution_ms: int = Field(1_800_000, ge=1_000, description="a click counts for a recommendation for so long")
     error_chance: float = Field(0.05, gt=0, lt=0.5, description="chance that a guard ever decides wrongly, by its test")
     max_impressions: int = Field(

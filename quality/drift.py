@@ -1,6 +1,7 @@
 """Has the data of a window drifted, and is it time for a retraining? Pure: the same windows, the same decision."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -36,6 +37,7 @@ class Score:
         values: how many there are.
         log_p: logarithm of the p-value, adjusted for the number of variables; None if the variable is not judged.
         is_drifted: whether that and the index are beyond their thresholds.
+        is_confirming: whether the variable, looked at alone, confirms that it drifted before.
         words: what moved.
     """
 
@@ -48,6 +50,7 @@ class Score:
     values: int
     log_p: float | None
     is_drifted: bool
+    is_confirming: bool
     words: str
 
     def document(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class Score:
             "p": None if self.log_p is None else float(np.exp(self.log_p)),
             "log_p": None if self.log_p is None else round(self.log_p, 3),
             "drifted": self.is_drifted,
+            "confirming": self.is_confirming,
             "words": self.words,
         }
 
@@ -70,7 +74,8 @@ class Score:
     def of(cls, document: Mapping[str, Any]) -> "Score":
         """Return what `document` told, to its precision."""
         names = ("psi", "ks", "js", "null_share", "null_share_expected", "unseen_share", "values", "log_p", "words")
-        return cls(is_drifted=document["drifted"], **{name: document[name] for name in names})
+        flags = {"is_drifted": document["drifted"], "is_confirming": document["confirming"]}
+        return cls(**flags, **{name: document[name] for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,15 @@ class Verdict:
     def drifted(self) -> list[str]:
         """Names of the variables that drifted, the greatest index first."""
         names = [name for name, score in self.scores.items() if score.is_drifted]
+        return self.ordered(names)
+
+    @property
+    def moved(self) -> set[str]:
+        """Names of the variables that drifted, or would confirm that they did before."""
+        return {name for name, score in self.scores.items() if score.is_drifted or score.is_confirming}
+
+    def ordered(self, names: Collection[str]) -> list[str]:
+        """Return names of variables, the greatest index first."""
         return sorted(names, key=lambda name: (-self.scores[name].psi, name))
 
     @property
@@ -115,9 +129,10 @@ def judge(reference: Reference, calibration: Calibration, window: Window, *, min
     found = reference.counted(window.profile)
     number = reference.number(window.start_ms)
     against = Comparison(reference, found, reference.strata[number])
-    log_ps = adjusted(against.log_ps(calibration.noise))
+    alone = against.log_ps(calibration.noise)
+    log_ps = adjusted(alone)
     scores = {
-        name: _score(reference, calibration, window.profile, number, name, index, log_ps.get(name))
+        name: _score(reference, calibration, window.profile, number, name, index, alone.get(name), log_ps.get(name))
         for name, index in sorted(against.index.items())
     }
     why = unfit
@@ -144,6 +159,7 @@ def _score(
     number: int,
     name: str,
     index: float,
+    alone: float | None,
     log_p: float | None,
 ) -> Score:
     bins, variable, stratum = reference.bins[name], profile.variables[name], reference.strata[number]
@@ -160,6 +176,7 @@ def _score(
         values=variable.count,
         log_p=log_p,
         is_drifted=is_drifted,
+        is_confirming=alone is not None and alone <= math.log(calibration.budget) and index >= calibration.floor,
         words=_words(name, moved(bins, coarse_expected, coarse)),
     )
 
@@ -179,9 +196,9 @@ class Decision:
     """Whether windows give cause for a retraining.
 
     Attributes:
-        in_row: judged windows that alarmed in a row, up to the newest.
+        in_row: windows up to the newest that alarmed or confirmed it in a row, at most as many as it takes.
         is_due: whether those are enough, and of the same variables.
-        variables: that drifted in all of them.
+        variables: that moved in all of them.
         words: why.
     """
 
@@ -194,30 +211,37 @@ class Decision:
 def decide(verdicts: Sequence[Verdict], *, windows_in_row: int) -> Decision:
     """Decide about a retraining from the verdicts up to a window, in the order of time.
 
+    A row begins with an alarm; the windows after it need not alarm, but confirm it. To find one of many variables that
+    drifted takes more than to see that this one still lies where it lay: that is one question, and p-values need no
+    adjustment for many. In all windows of a row, at least one variable moved.
+
     Windows that could not be judged neither count nor break a row, unless more than `windows_in_row` of them follow
-    one another: what was before them is too long ago then. In all windows of a row, at least one variable drifted.
+    one another: what was before them is too long ago then.
     """
-    row: list[Verdict] = []
-    common: set[str] = set()
-    skipped, told = 0, "no window was judged lately"
+    newest: Verdict | None = None
+    moved: set[str] = set()
+    found: set[str] = set()
+    length = in_row = skipped = 0
+    told = "no window was judged lately"
     for verdict in reversed(verdicts):
         if verdict.outcome is Outcome.UNJUDGED:
             skipped += 1
             if skipped > windows_in_row:
                 break
             continue
-        both = set(verdict.drifted) & common if row else set(verdict.drifted)
-        if verdict.outcome is Outcome.QUIET or not both:
-            told = "the newest judged window is quiet"
+        told = "the newest judged window is quiet"
+        moved = verdict.moved & moved if length else verdict.moved
+        if not moved:
             break
-        skipped, common = 0, both
-        row.append(verdict)
-        if len(row) == windows_in_row:
-            break
-    newest = row[0] if row else None
-    order = [name for name in newest.drifted if name in common] if newest else []
-    is_due = len(row) >= windows_in_row
-    if newest is None:
+        newest = newest or verdict
+        skipped, length = 0, length + 1
+        if alarmed := moved & set(verdict.drifted):
+            in_row, found = length, alarmed
+    if newest is None or not in_row:
         return Decision(0, False, (), told)  # noqa: FBT003 - named by the class
-    told = "; ".join(newest.scores[name].words for name in order[:3])
-    return Decision(len(row), is_due, tuple(order), f"{len(row)} of {windows_in_row} windows in a row: {told}")
+    in_row = min(in_row, windows_in_row)
+    order = newest.ordered(found)
+    words = "; ".join(newest.scores[name].words for name in order[:3])
+    return Decision(
+        in_row, in_row == windows_in_row, tuple(order), f"{in_row} of {windows_in_row} windows in a row: {words}"
+    )

@@ -23,6 +23,7 @@ EVIDENCE_HEIGHT: Final = 66
 BAR: Final = 11
 ROW: Final = 34
 NAMES: Final = 210
+KINDS: Final = ("quiet", "alarm", "confirmed", "halted", "unjudged")
 
 _HOUR_MS: Final = 3_600_000
 _STEPS_MS: Final = tuple(_HOUR_MS * hours for hours in (1, 3, 6, 12, 24, 48, 96, 168, 336, 720, 1440, 4320, 8760))
@@ -145,7 +146,7 @@ def strip(report: DriftReport) -> Strip:
             kind = "asked" if answer.get("outcome") == "requested" else "suppressed"
             told = f"{moment(window.verdict.end_ms)}: a retraining is {answer.get('outcome')} ({answer['cause']})"
             marks.append(Mark(x(window.verdict.end_ms), kind, "retraining" if kind == "asked" else "", told))
-    counts = {kind: sum(block.kind == kind for block in blocks) for kind in ("quiet", "alarm", "halted", "unjudged")}
+    counts = {kind: sum(block.kind == kind for block in blocks) for kind in KINDS}
     summary = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return Strip(blocks, marks, _time_ticks(report.windows, x), [kind for kind in counts if counts[kind]], summary)
 
@@ -210,6 +211,8 @@ def _pair(n: int, share: Share, by: float) -> Pair:
 def _block(window: JudgedWindow, x: Callable[[float], float]) -> Block:
     verdict = window.verdict
     kind = "halted" if HALTED in verdict.why else verdict.outcome.value
+    if verdict.outcome is Outcome.QUIET and window.decision.in_row:
+        kind = "confirmed"
     share = {Outcome.QUIET.value: 0.4, Outcome.UNJUDGED.value: 0.4}.get(kind, 1.0)
     left, height = x(verdict.start_ms), STRIP_HEIGHT * share
     width = max(0.8, x(verdict.end_ms) - left - 0.6)
@@ -248,7 +251,7 @@ def _least_step(points: Sequence[tuple[float, float, str]]) -> float:
 
 def _dot(window: JudgedWindow, name: str) -> str:
     verdict = window.verdict
-    is_alarm = verdict.outcome is Outcome.ALARM and verdict.scores[name].is_drifted
+    is_alarm = verdict.outcome is not Outcome.UNJUDGED and name in window.decision.variables
     return f"{moment(verdict.start_ms)}: {verdict.scores[name].words}" if is_alarm else ""
 
 

@@ -142,7 +142,7 @@ def drift_report(settings: Settings, from_ms: int | None = None, to_ms: int | No
 def focus_of(windows: Sequence[JudgedWindow]) -> list[JudgedWindow]:
     """Return the newest windows that alarmed in a row, up to the newest due one if there is; else the newest judged."""
     judged = [window for window in windows if window.verdict.outcome is not Outcome.UNJUDGED]
-    alarming = [n for n, window in enumerate(judged) if window.verdict.outcome is Outcome.ALARM]
+    alarming = [n for n, window in enumerate(judged) if window.decision.in_row]
     if not alarming:
         return judged[-1:]
     due = [n for n in alarming if judged[n].decision.is_due]

@@ -209,7 +209,7 @@ class _Check:
         self._verdicts = [*self._verdicts, verdict][-self._reach :]
         decision = decide(self._verdicts, windows_in_row=drift.windows_in_row)
         causes = []
-        if verdict.outcome is Outcome.ALARM and decision.is_due:
+        if verdict.outcome is not Outcome.UNJUDGED and decision.is_due:
             causes.append(self._drift(verdict, decision, versions))
         causes += self._falls(verdict, versions)
         answers = [{"cause": cause.cause, **self._request(cause)} for cause in causes]

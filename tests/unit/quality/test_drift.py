@@ -15,16 +15,18 @@ QUIET, ALARM, UNJUDGED = Outcome.QUIET, Outcome.ALARM, Outcome.UNJUDGED
 
 
 def score(psi: float, *, drifted: bool, name: str = "x") -> Score:
-    return Score(psi, None, 0.0, 0.0, 0.0, 0.0, 100, -20.0, drifted, f"{name}: a rose from 1 % to 9 %")
+    return Score(psi, None, 0.0, 0.0, 0.0, 0.0, 100, -20.0, drifted, True, f"{name}: a rose from 1 % to 9 %")
 
 
 def verdict(told: str) -> Verdict:
-    """`q` is quiet, `u` is not judged, anything else alarms by those variables."""
+    """`q` is quiet, `u` is not judged, anything else alarms by those variables; capitals only confirm."""
     if told in "qu":
         outcome = QUIET if told == "q" else UNJUDGED
         return Verdict(0, HOUR_MS, 100, outcome, "all", {}, "" if told == "q" else "too few")
-    scores = {name: score(0.2 + n / 10, drifted=True, name=name) for n, name in enumerate(told)}
-    return Verdict(0, HOUR_MS, 100, ALARM, "all", scores)
+    scores = {
+        name.lower(): score(0.2 + n / 10, drifted=name.islower(), name=name.lower()) for n, name in enumerate(told)
+    }
+    return Verdict(0, HOUR_MS, 100, QUIET if told.isupper() else ALARM, "all", scores)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,16 @@ def verdict(told: str) -> Verdict:
         ("a a a a a", 3, True, "a"),
         ("a a q a", 1, False, "a"),
         ("a a a q", 0, False, ""),
+        # what follows an alarm need only confirm it; a row begins with one
+        ("a A A", 3, True, "a"),
+        ("a A A A A", 3, True, "a"),
+        ("A a A", 2, False, "a"),
+        ("A A A", 0, False, ""),
+        ("a B B", 0, False, ""),
+        ("a AB b", 1, False, "b"),
+        ("q a Ab aB", 3, True, "a"),
+        ("a A q A", 0, False, ""),
+        ("a u A A", 3, True, "a"),
         # not judged neither counts nor breaks a row, while there are few
         ("a u a a", 3, True, "a"),
         ("a a a u", 3, True, "a"),
@@ -109,6 +121,17 @@ def test_a_shift_alarms_and_is_told_in_words(known: tuple[Reference, Calibration
 def test_nothing_that_moved_is_quiet(known: tuple[Reference, Calibration]) -> None:
     found = judge(*known, window(100), min_rows=100)
     assert (found.outcome, found.drifted, found.words) == (QUIET, [], "nothing moved beyond its threshold")
+
+
+def test_a_variable_alone_confirms_where_it_would_not_alarm_among_many(known: tuple[Reference, Calibration]) -> None:
+    reference, calibration = known
+    strict = Calibration(**{**calibration.document(), "noise": calibration.noise, "log_threshold": -40.0})
+    found = judge(reference, strict, window(100, shares=(0.43, 0.35, 0.22)), min_rows=100)
+    assert found.outcome is QUIET
+    assert found.moved == {"label_kind"}
+    assert not judge(reference, strict, window(100), min_rows=100).moved
+    high = Calibration(**{**calibration.document(), "noise": calibration.noise, "floor": 5.0})
+    assert not judge(reference, high, window(100, shares=(0.43, 0.35, 0.22)), min_rows=100).moved
 
 
 def test_missing_values_are_told_and_are_no_drift(known: tuple[Reference, Calibration]) -> None:
