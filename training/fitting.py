@@ -69,7 +69,7 @@ def check_enough(found: Interactions, span: Span, min_events: int) -> None:
         raise TooLittleDataError(
             f"{before:,} events with a product lie before the hold-out, which begins at {span.holdout_from_ms} ms, and "
             f"training.min_events asks for {min_events:,}.",
-            hint="Train on a longer range, or wait for more events.",
+            hint="Wait for more events, or give --from and --to around the time that has most of them.",
         )
     for name, first_ms, end_ms in (
         ("before the sessions that the ranker learns from", span.from_ms, span.ranker_from_ms),

@@ -62,7 +62,9 @@ def labels_of(found: Interactions, rows: Any) -> EventLabels:
     source = {"kind": "interactions", "rows": len(rows), "kinds": list(KINDS)}
     users = found.user_ids.take(pa.array(found.users[rows]))
     labels = Labels(users, found.times_ms[rows] - BEFORE_MS, carried, source)
-    return EventLabels(labels, found.places.take(pa.array(rows)))
+    places = found.places.take(pa.array(rows))
+    texts = {name: places.column(name).cast(pa.string()) for name in ("topic", "log_epoch")}
+    return EventLabels(labels, pa.table({name: texts.get(name, places.column(name)) for name in places.column_names}))
 
 
 def queries_of(folder: Path) -> list[AskedQuery]:
