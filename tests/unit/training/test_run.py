@@ -95,10 +95,16 @@ def test_mlflow_holds_the_figures_and_the_lineage_of_the_run(settings: Settings,
     assert runs[0].info.status == "FINISHED"
 
 
-def test_training_again_gives_the_same_model_and_figures(
-    tmp_path: Path, registry: Path, report: TrainingReport
+def test_training_again_gives_the_same_files_and_figures(
+    tmp_path: Path, registry: Path, settings: Settings, report: TrainingReport
 ) -> None:
-    again = train(shop(tmp_path / "home", registry))
+    home = shop(tmp_path / "home", registry)
+    again = train(home)
+    files = [
+        checked_files(found.folder, found.manifest_sha256)[1]
+        for found in (Models.from_settings(each).versions()[0] for each in (settings, home))
+    ]
+    assert files[0] == files[1]
 
     def figures(of: TrainingReport) -> Any:
         systems = {name: dict(each) for name, each in of.about["figures"]["systems"].items()}
