@@ -1,7 +1,6 @@
 """A training from the lake to the registry: who wins, who is rejected and why, and what is said where none can be."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -183,7 +182,7 @@ def refused(home: Path, rows: list[Row], error: type[Exception], words: str, **a
 
 
 @pytest.fixture
-def home(tmp_path: Path, registry: Path) -> Iterator[Path]:
+def home(tmp_path: Path, registry: Path) -> Path:
     folder = tmp_path / "home"
     (folder / "mlflow").mkdir(parents=True)
     (folder / "mlflow" / "mlflow.db").write_bytes(registry.read_bytes())
