@@ -204,7 +204,12 @@ def watch_(
     until_parent_ends: Annotated[
         bool, typer.Option("--until-parent-ends", help="End when standard input ends, as a worker's child does.")
     ] = False,
-    nice: NiceOption = GIVES_WAY,
+    nice: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=19, help="How far to give way to other processes [default: drift.nice].", show_default=False
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Go round until it is ended: judge windows, deliver requests, train where that is set, guard the rollout.
@@ -214,7 +219,7 @@ def watch_(
     what happened.
     """
     settings = invocation(ctx).settings()
-    ctx.with_resource(giving_way(nice))
+    ctx.with_resource(giving_way(settings.drift.nice if nice is None else nice))
     interval_s = settings.drift.check_interval_s if interval is None else duration_ms("--interval", interval) / 1000
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="drift watch: %(message)s")
     if until_parent_ends:

@@ -5,6 +5,7 @@ halts the view, compares windows and has a model trained; the demo sends traffic
 reference tables, trains the first model, resumes the view, and clicks on recommendations.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from feature_repo import load_feast
 from schemas.event import CARTS_TOPIC, CLICKS_TOPIC
 from sinks.lake_root import lake_of
 from sinks.noting import noted
-from sinks.quality_tables import DRIFT_REFERENCES, DRIFT_WINDOWS, GATE_LOG, MODEL_LOG, RETRAINING
+from sinks.quality_tables import DRIFT_REFERENCES, DRIFT_WINDOWS, GATE_LOG, RETRAINING
 from streams.observing import GroupLags, read_workers
 from traffic.changes import NullBug
 from traffic.sending import open_sender
@@ -66,7 +67,7 @@ def story_settings(settings: Settings) -> Settings:
     sections: Mapping[str, Mapping[str, Any]] = {
         "worker": {"flush_interval_ms": 500},
         "gates": {"freshness_policy": "off", "window_ms": HOUR_MS // 2, "min_count": 100},
-        "drift": {"min_rows": 100, "check_interval_s": 1.0},
+        "drift": {"min_rows": 100, "check_interval_s": 1.0, "nice": 0},
         "training": {"mode": "as_corrected", "runner": "local", "history_ms": 48 * HOUR_MS, "queries_max": 6_000},
         "rollout": {
             "canary_share": 0.5,
@@ -126,9 +127,10 @@ class DriftDemo:
             self._stable(traffic, waiting)
             self._null_bug(traffic, waiting)
             self._resume(traffic, waiting)
-            request = self._shift(traffic, waiting)
-            self._retraining(waiting, request)
-            self._canary(traffic, waiting, request)
+            request_id = self._shift(traffic, waiting)
+            if request_id and self._retraining(waiting, request_id):
+                self._canary(traffic, waiting, request_id)
+                self._promotion(waiting)
             report = self._report()
         return DriftStory(self._narrator.steps, self._narrator.seconds, report)
 
@@ -178,7 +180,9 @@ class DriftDemo:
         with self._narrator.step("stable", f"{hours} hours in which nothing changes") as happening:
             traffic.send(hours)
             # the last hour is closed by events of the next
-            windows = self._wait_judged(waiting, traffic.now_ms - 2 * HOUR_MS)
+            last_ms = traffic.now_ms - 2 * HOUR_MS
+            waiting.until(lambda: self._is_judged(last_ms), "the windows were not judged")
+            windows = noted(self._lake, DRIFT_WINDOWS, ["outcome"])
             alarms = [row for row in windows if row["outcome"] == "alarm"]
             happening.figures |= {"windows": len(windows), "alarms": len(alarms), "requests": len(self._requests())}
             happening.outcome = f"{len(windows)} windows judged, {len(alarms)} alarms, no retraining"
@@ -226,69 +230,66 @@ class DriftDemo:
             happening.expect(not agreement.differing, "states differ")
 
     def _shift(self, traffic: Traffic, waiting: Waiting) -> str:
-        hours = self._hours.shift
+        hours, most = self._hours.shift, self._settings.drift.windows_in_row + 1
         with self._narrator.step("shift", f"{hours} hours in which visitors turn to other categories") as happening:
             shift_ms = traffic.now_ms
             traffic.send(hours)
             self._wait_committed(waiting)
-            windows = self._wait_judged(waiting, traffic.now_ms - 2 * HOUR_MS)
+            last_ms = shift_ms + (most - 1) * HOUR_MS
+            waiting.until(lambda: bool(self._requests()) or self._is_judged(last_ms), "the windows were not judged")
             requests = self._requests()
-            asked = [row for row in requests if row["cause"] == "drift"]
-            happening.expect(len(requests) == 1 and bool(asked), f"{len(requests)} retrainings were asked for")
-            first = asked[0] if asked else None
-            after = None if first is None else (first["window_end_ms"] - shift_ms) // HOUR_MS
-            most = self._settings.drift.windows_in_row + 1
-            happening.expect(after is not None and after <= most, f"that took more than {most} windows")
-            unjudged = sum(row["outcome"] == "unjudged" for row in windows)
-            happening.figures |= {
-                "requests": len(requests),
-                "windows_to_request": after,
-                "windows_unjudged": unjudged,
-                "detail": first["detail"] if first else None,
-            }
-            happening.outcome = (
-                "no retraining"
-                if first is None
-                else f"one retraining is asked for after window {after}: {first['detail']}"
-            )
-        return "" if first is None else first["request_id"]
+            if not requests:
+                happening.expect(False, f"no retraining was asked for within {most} windows")
+                return ""
+            request = requests[0]
+            after = (request["window_end_ms"] - shift_ms) // HOUR_MS
+            happening.figures |= {"windows_to_request": after, "cause": request["cause"], "detail": request["detail"]}
+            happening.outcome = f"one retraining is asked for after window {after}: {request['detail']}"
+            happening.expect(request["cause"] == "drift", f"the cause is {request['cause']}")
+            happening.expect(after <= most, f"that took more than {most} windows")
+        return str(request["request_id"])
 
-    def _retraining(self, waiting: Waiting, request_id: str) -> None:
+    def _retraining(self, waiting: Waiting, request_id: str) -> bool:
         with self._narrator.step("retraining", "a challenger is trained and must beat the champion") as happening:
-            ended = {"validated", "rejected", "failed", "canary", "promoted"}
+            ended = {"validated", "rejected", "failed"}
             waiting.until(lambda: bool(ended & self._steps_of(request_id)), "the training did not end")
-            rows = [row for row in self._retraining_rows(request_id) if row["step"] in ended]
-            happening.outcome = f"{rows[0]['step']}: {rows[0]['detail']}"
-            happening.figures |= {"request_id": request_id, "step": rows[0]["step"]}
-            happening.expect(rows[0]["step"] not in {"rejected", "failed"}, "the challenger did not prove itself")
+            row = next(row for row in self._rows_of(request_id) if row["step"] in ended)
+            happening.outcome = f"{row['step']}: {row['detail']}"
+            happening.figures |= {"request_id": request_id, "step": row["step"]}
+            happening.expect(row["step"] == "validated", "the challenger did not prove itself")
+        return bool(row["step"] == "validated")
 
     def _canary(self, traffic: Traffic, waiting: Waiting, request_id: str) -> None:
         from serving.recommender import Recommender
 
-        share = percent(self._settings.rollout.canary_share)
+        share, over = percent(self._settings.rollout.canary_share), {"promoted", "rolled_back"}
         with self._narrator.step("canary", f"the challenger answers to {share} of the visitors") as happening:
             waiting.until(lambda: "canary" in self._steps_of(request_id), "the challenger is no canary")
             with Recommender.from_settings(self._settings) as recommender:
                 visitors = Visitors(traffic, recommender, traffic.config.tastes(), self._seed)
-                over = {"promoted", "rolled_back"}
                 visitors.come(CANARY_ANSWERS_MAX, is_over=lambda: bool(over & self._steps_of(request_id)))
             waiting.until(lambda: bool(over & self._steps_of(request_id)), "the canary was not decided upon")
-            rows = [row for row in noted(self._lake, MODEL_LOG) if row["by"] == "guard"]
-            decided = rows[-1]
-            happening.outcome = f"model {decided['model']} is {decided['step']}: {decided['reason']}"
+            decided = next(row for row in self._rows_of(request_id) if row["step"] in over)
+            happening.outcome = f"{decided['step'].replace('_', ' ')}: {decided['detail']}"
             happening.figures |= {
                 "answers": visitors.shown_count,
                 "clicked": visitors.clicked_count,
                 "step": decided["step"],
             }
             happening.expect(decided["step"] == "promoted", "the canary was rolled back")
-        with self._narrator.step(
-            "promotion", "the reference of drift moves to what the new champion has learned"
-        ) as happening:
+
+    def _promotion(self, waiting: Waiting) -> None:
+        begins = "the reference of drift moves to what the new champion has learned"
+        with self._narrator.step("promotion", begins) as happening:
             waiting.until(lambda: len(noted(self._lake, DRIFT_REFERENCES, ["model"])) > 1, "the reference did not move")
-            row = noted(self._lake, DRIFT_REFERENCES, ["reference_id", "model", "from_ms", "to_ms"])[-1]
-            happening.figures |= {"reference_id": row["reference_id"], "model": row["model"]}
-            happening.outcome = f"reference {row['reference_id']} for model {row['model']} is in force"
+            row = noted(self._lake, DRIFT_REFERENCES, ["reference_id", "model"])[-1]
+            requests = len(self._requests())
+            happening.figures |= {"reference_id": row["reference_id"], "model": row["model"], "requests": requests}
+            happening.outcome = (
+                f"reference {row['reference_id']} for model {row['model']} is in force; "
+                f"{requests} retraining was asked for in all"
+            )
+            happening.expect(requests == 1, f"{requests} retrainings were asked for")
 
     def _report(self) -> Path:
         from training.drift_page import page
@@ -309,32 +310,22 @@ class DriftDemo:
     def _lag(self, topic: str) -> int:
         return sum(lag.lag_records for lag in GroupLags(self._settings).read() if lag.tp.topic == topic)
 
-    def _wait_judged(self, waiting: Waiting, start_ms: int) -> list[dict[str, Any]]:
-        """Wait until the window that begins then is judged; return the windows so far."""
-        columns = ["window_start_ms", "outcome"]
-
-        def windows() -> list[dict[str, Any]]:
-            return noted(self._lake, DRIFT_WINDOWS, columns)
-
-        waiting.until(
-            lambda: any(row["window_start_ms"] >= start_ms for row in windows()), "the windows were not judged"
-        )
-        return windows()
+    def _is_judged(self, start_ms: int) -> bool:
+        """Tell whether the window that begins then was judged."""
+        return any(row["window_start_ms"] >= start_ms for row in noted(self._lake, DRIFT_WINDOWS, ["window_start_ms"]))
 
     def _halts(self) -> list[dict[str, Any]]:
-        import json
-
         rows = [row for row in noted(self._lake, GATE_LOG) if row["step"] == "halted"]
         return [{**row, "evidence": json.loads(row["evidence"])} for row in rows]
 
     def _requests(self) -> list[dict[str, Any]]:
         return [row for row in noted(self._lake, RETRAINING) if row["step"] == "requested"]
 
-    def _retraining_rows(self, request_id: str) -> list[dict[str, Any]]:
+    def _rows_of(self, request_id: str) -> list[dict[str, Any]]:
         return [row for row in noted(self._lake, RETRAINING) if row["request_id"] == request_id]
 
     def _steps_of(self, request_id: str) -> set[str]:
-        return {row["step"] for row in self._retraining_rows(request_id)}
+        return {row["step"] for row in self._rows_of(request_id)}
 
 
 def _verdict_words(payload: Mapping[str, Any]) -> str:

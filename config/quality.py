@@ -95,6 +95,9 @@ class DriftSettings(Section):
 
     is_watched: bool = Field(default=True, description="whether the worker looks at windows once there is a reference")
     check_interval_s: float = Field(30.0, gt=0, description="time between two looks of whoever watches")
+    nice: int = Field(
+        10, ge=0, le=19, description="how far whoever watches gives way to other processes, the worker too"
+    )
     label_kind: str = Field("click", description="kind of the events whose features are compared")
     window_ms: int = Field(3_600_000, ge=60_000, description="event time of one window")
     sample_rows: int = Field(5_000, ge=100, description="most events of a window that are looked at")
@@ -107,7 +110,9 @@ class DriftSettings(Section):
         3, ge=1, description="windows in a row, an alarm and what confirms it, for a retraining"
     )
     cooldown_ms: int = Field(86_400_000, ge=0, description="event time between two requests for the same cause")
-    give_up_ms: int = Field(21_600_000, ge=60_000, description="a retraining under way for longer counts as failed")
+    give_up_ms: int = Field(
+        172_800_000, ge=60_000, description="a step of a retraining that nothing follows for so long counts as failed"
+    )
 
 
 class AirflowSettings(Section):
