@@ -239,7 +239,7 @@ class DriftDemo:
             waiting.until(lambda: bool(self._requests()) or self._is_judged(last_ms), "the windows were not judged")
             requests = self._requests()
             if not requests:
-                happening.expect(False, f"no retraining was asked for within {most} windows")
+                happening.fail(f"no retraining was asked for within {most} windows")
                 return ""
             request = requests[0]
             after = (request["window_end_ms"] - shift_ms) // HOUR_MS

@@ -62,8 +62,12 @@ class Happening:
     def expect(self, holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
         """Note a condition of the story, and what is told where it does not hold."""
         if not holds:
-            self.is_as_told = False
-            self.outcome = f"{self.outcome}; NOT AS TOLD: {otherwise}" if self.outcome else f"NOT AS TOLD: {otherwise}"
+            self.fail(otherwise)
+
+    def fail(self, what: str) -> None:
+        """Note that it did not go as it should, and why."""
+        self.is_as_told = False
+        self.outcome = "; ".join(part for part in (self.outcome, f"NOT AS TOLD: {what}") if part)
 
 
 class Narrator:
