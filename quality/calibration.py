@@ -29,7 +29,7 @@ VALUES_MIN: Final = 50
 WINDOWS_MIN: Final = 8
 _NEIGHBOURS: Final = 2
 _BLOCK: Final = 3
-_AIM: Final = 0.25  # of the budget; the rest is for what a short history cannot show
+_AIM: Final = 0.05  # of the budget; the rest is for what a short history cannot show
 _ROUNDS: Final = 4
 _LEAST_LOG_P: Final = -700.0
 
@@ -143,7 +143,14 @@ def adjusted(log_ps: Mapping[str, float]) -> dict[str, float]:
     return told
 
 
-def calibrate(reference: Reference, windows: Sequence[Window], *, budget: float, floor: float) -> Calibration:
+def calibrate(
+    reference: Reference,
+    windows: Sequence[Window],
+    *,
+    budget: float,
+    floor: float,
+    spans_ms: Mapping[str, int] | None = None,
+) -> Calibration:
     """Compare each window of history with the others like it, and take noise and threshold from that.
 
     Args:
@@ -151,6 +158,8 @@ def calibrate(reference: Reference, windows: Sequence[Window], *, budget: float,
         windows: at least `WINDOWS_MIN`.
         budget: share of stationary windows that may alarm.
         floor: index below which a change does not count.
+        spans_ms: of variables that sum up a longer time than a window, how long. Windows within it tell the same, so
+            one is not judged before history has `WINDOWS_MIN` of its spans.
 
     Raises:
         ValueError: there are too few windows.
@@ -158,14 +167,11 @@ def calibrate(reference: Reference, windows: Sequence[Window], *, budget: float,
     if len(windows) < WINDOWS_MIN:
         raise ValueError(f"{len(windows)} windows are too few to calibrate on; it needs {WINDOWS_MIN}")
     compared = _replayed(reference, windows)
+    names = _known(reference, windows, compared, spans_ms or {})
     smallest, alarming = [], []
-    crossed = [(each, each.log_ps(others)) for each, others in _by_the_other_half(reference, windows, compared)]
-    tails = {name: _own_tail(np.array([told[name] for _, told in crossed if name in told])) for name in reference.bins}
-    noise = {
-        name: replace(found, tail=tails[name])
-        for name in reference.bins
-        if (found := _noise(name, compared)) is not None
-    }
+    crossed = [(each, each.log_ps(others)) for each, others in _by_the_other_half(reference, windows, compared, names)]
+    tails = {name: _own_tail(np.array([told[name] for _, told in crossed if name in told])) for name in names}
+    noise = {name: replace(found, tail=tails[name]) for name in names if (found := _noise(name, compared)) is not None}
     for each, log_ps in crossed:
         told = adjusted({name: log_p * tails[name] for name, log_p in log_ps.items()})
         if told:
@@ -175,6 +181,19 @@ def calibrate(reference: Reference, windows: Sequence[Window], *, budget: float,
     alarms = int(np.sum(np.array(alarming) <= log_threshold))
     expected = _tail(np.array(alarming), log_threshold, budget)
     return Calibration(noise, log_threshold, budget, floor, len(smallest), alarms, expected)
+
+
+def _known(
+    reference: Reference, windows: Sequence[Window], compared: Sequence[Comparison], spans_ms: Mapping[str, int]
+) -> list[str]:
+    """Return the variables that history tells enough about."""
+    found = []
+    for name in reference.bins:
+        span_ms = spans_ms.get(name, 0)
+        times = [window.start_ms for window, each in zip(windows, compared, strict=True) if name in each.distance]
+        if len({at_ms // span_ms if span_ms else at_ms for at_ms in times}) >= WINDOWS_MIN:
+            found.append(name)
+    return found
 
 
 def _replayed(reference: Reference, windows: Sequence[Window]) -> list[Comparison]:
@@ -191,7 +210,7 @@ def _replayed(reference: Reference, windows: Sequence[Window]) -> list[Compariso
 
 
 def _by_the_other_half(
-    reference: Reference, windows: Sequence[Window], compared: Sequence[Comparison]
+    reference: Reference, windows: Sequence[Window], compared: Sequence[Comparison], names: Sequence[str]
 ) -> Iterator[tuple[Comparison, Mapping[str, Noise]]]:
     """Yield each window with the noise of the half of history that it is not in, so that none judges itself."""
     halves: tuple[list[Comparison], list[Comparison]] = ([], [])
@@ -200,7 +219,7 @@ def _by_the_other_half(
         number = reference.level.stratum(window.start_ms)
         halves[(n if number == ALL_WINDOWS else number) // _BLOCK % 2].append(each)
     for half, other in (halves, halves[::-1]):
-        noise = {name: found for name in reference.bins if (found := _noise(name, other)) is not None}
+        noise = {name: found for name in names if (found := _noise(name, other)) is not None}
         for each in half:
             yield each, noise
 

@@ -22,7 +22,7 @@ from sinks.noting import note, noted
 from sinks.quality_tables import DRIFT_REFERENCES, GATE_LOG
 from training.errors import DriftBusyError, HistoryError
 from training.sets import SetMode
-from training.window_profiles import SeenWindow, WindowReader
+from training.window_profiles import SeenWindow, WindowReader, feature_spans_ms
 
 LOCK_FILE: Final = "drift.lock"
 
@@ -153,7 +153,9 @@ def take_reference(
 def _calibrated(settings: Settings, windows: Sequence[Window]) -> tuple[Reference, Calibration]:
     reference = Reference.of(windows)
     drift = settings.drift
-    return reference, calibrate(reference, windows, budget=drift.alarm_budget, floor=drift.effect_floor)
+    return reference, calibrate(
+        reference, windows, budget=drift.alarm_budget, floor=drift.effect_floor, spans_ms=feature_spans_ms()
+    )
 
 
 def reference_in_force(lake: Lake) -> DriftReference | None:

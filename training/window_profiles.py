@@ -104,8 +104,7 @@ class WindowReader:
             LakeUnavailableError: the lake cannot be read.
         """
         begins_ms = self._begins_ms(from_ms)
-        for name, feature in _FEATURES.items():
-            span_ms = _SESSION_MS if feature.window is None else WINDOWS[feature.window].length_ms
+        for name, span_ms in feature_spans_ms().items():
             self._mature_ms[name] = begins_ms + span_ms
 
     def closed_until_ms(self, since_ms: int) -> int:
@@ -235,6 +234,14 @@ class WindowReader:
         pruning = [("topic", "=", topic), ("event_time_ms", ">=", from_ms)]
         with explained(address):
             return handle.to_pyarrow_dataset(file_pruning_predicate=pruning).to_table(columns=columns, filter=wanted)
+
+
+def feature_spans_ms() -> dict[str, int]:
+    """Return how much event time each feature sums up, by name."""
+    return {
+        name: _SESSION_MS if feature.window is None else WINDOWS[feature.window].length_ms
+        for name, feature in _FEATURES.items()
+    }
 
 
 def _variables(labels: Labels, values: pa.Table) -> pa.Table:

@@ -110,13 +110,13 @@ def test_windows_without_a_change_alarm_within_the_budget(cluster: int, history:
 @pytest.mark.parametrize(("cluster", "least"), [(1, 24), (8, 20)])  # 50 users are not many
 def test_a_shift_alarms(cluster: int, least: int) -> None:
     reference, found = calibrated(windows(5, 72, cluster=cluster))
-    fresh = windows(6, 24, cluster=cluster, first=72, shift=0.8)
+    fresh = windows(6, 24, cluster=cluster, first=72, shift=1.0)
     assert alarms(reference, found, fresh) >= least
 
 
 def test_a_change_below_the_floor_is_none_however_sure_it_is() -> None:
     history = windows(7, 48, rows=20_000)
-    fresh = windows(8, 10, rows=20_000, first=48, shift=0.06)
+    fresh = windows(8, 10, rows=20_000, first=48, shift=0.08)
     assert alarms(*calibrated(history), fresh) == 10
     assert alarms(*calibrated(history, floor=0.1), fresh) == 0
 
@@ -130,6 +130,16 @@ def test_a_variable_with_too_little_history_is_not_judged() -> None:
     verdict = judge(reference, found, windows(10, 1, first=40, shift=2.0)[0], min_rows=50)
     assert verdict.scores["few"].log_p is None
     assert sorted(verdict.drifted) == ["label_kind", "number"]
+
+
+def test_a_variable_that_sums_up_a_day_needs_eight_days() -> None:
+    day_ms = 24 * HOUR_MS
+    for days, names in ((7, ["label_kind", "number"]), (8, ["few", "label_kind", "number"])):
+        history = windows(13, 24 * days)
+        reference = Reference.of(history)
+        spans_ms = {"few": day_ms, "number": HOUR_MS // 2}
+        found = calibrate(reference, history, budget=BUDGET, floor=0.0, spans_ms=spans_ms)
+        assert sorted(found.noise) == names
 
 
 def test_too_few_windows_are_refused() -> None:
