@@ -272,3 +272,33 @@ def test_a_verdict_beside_another_champion_does_not_count(tmp_path: Path, regist
     second = train(home, tell=tell)
     assert second.outcome == REJECTED
     assert second.reasons == ("it was compared with no champion, and 1 is the champion now: train again",)
+
+
+@pytest.mark.parametrize("point", [(ModelLog, "append"), (Models, "set_alias"), (Path, "unlink")])
+def test_a_registration_that_is_killed_between_its_parts_is_finished_once(
+    tmp_path: Path, registry: Path, monkeypatch: pytest.MonkeyPatch, point: tuple[type, str]
+) -> None:
+    home = shop(tmp_path / "home", registry)
+    owner, name = point
+    real = getattr(owner, name)
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        if owner is not Path:  # it is done, and then the process dies
+            real(*arguments, **more)
+        elif arguments[0].suffix != ".json":
+            return real(*arguments, **more)
+        raise KeyboardInterrupt
+
+    def tell(line: str) -> None:
+        if line == "Registering":
+            monkeypatch.setattr(owner, name, killed)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(home, tell=tell)
+    monkeypatch.undo()
+    assert [each.found.version for each in resume(home)] == ["1"]
+    assert steps(home) == [("1", Step.REGISTERED)]
+    assert len(Models.from_settings(home).versions()) == 1
+    challenger = Models.from_settings(home).alias(CHALLENGER)
+    assert challenger is not None
+    assert challenger.version == "1"
