@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from quality.calibration import Calibration, Comparison, adjusted
 from quality.profile import Profile
 from quality.reference import Reference, Window
 from quality.scores import jensen_shannon, kolmogorov_smirnov, moved, null_share
+
+CONFIRMING_P: Final = 0.05  # one question, asked after an alarm; two such answers by chance are rare
 
 
 class Outcome(StrEnum):
@@ -176,7 +178,7 @@ def _score(
         values=variable.count,
         log_p=log_p,
         is_drifted=is_drifted,
-        is_confirming=alone is not None and alone <= math.log(calibration.budget) and index >= calibration.floor,
+        is_confirming=alone is not None and alone <= math.log(CONFIRMING_P) and index >= calibration.floor,
         words=_words(name, moved(bins, coarse_expected, coarse)),
     )
 
