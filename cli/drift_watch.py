@@ -239,7 +239,7 @@ def red_gates(settings: Settings) -> RedGates:
     for topic in standings(settings):
         halt = topic.notes.halt
         if halt is not None:
-            halts.append(HaltedSpan(topic.topic, halt.gate, halt.since_ms, None))
+            halts.append(HaltedSpan(topic.topic, halt.gate, halt.since_ms, None, halt.evidence.get("event_time_ms")))
             words.append(f"{topic.topic} is halted by its gate {halt.gate}: {halt.detail}")
         for gate, standing in topic.gates.items():
             is_told = halt is not None and gate == halt.gate

@@ -32,19 +32,28 @@ class HaltedSpan(NamedTuple):
 
     Attributes:
         until_ms: when it was resumed; None if it was not.
+        happened_ms: event time that the gate had reached when it halted; None if it is not known.
     """
 
     topic: str
     gate: str
     since_ms: int
     until_ms: int | None
+    happened_ms: int | None = None
 
-    def unfit(self, seen: SeenWindow) -> str:
-        """Say why a window must not be judged, if its events came while the view was halted; else nothing."""
+    def unfit(self, seen: SeenWindow, gate_window_ms: int) -> str:
+        """Say why a window must not be judged: its events came while the view was halted, or led to it; else nothing.
+
+        Args:
+            gate_window_ms: what the gate objected to lies within so much event time before it halted.
+        """
         ended = self.until_ms is not None and self.until_ms < seen.first_append_ms
-        if ended or self.since_ms > seen.last_append_ms:
-            return ""
-        return f"{self.topic} was halted by its gate {self.gate}"
+        came_then = not ended and self.since_ms <= seen.last_append_ms
+        led_to_it = (
+            self.happened_ms is not None
+            and seen.window.start_ms <= self.happened_ms < seen.window.end_ms + gate_window_ms
+        )
+        return f"{self.topic} was halted by its gate {self.gate}" if came_then or led_to_it else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,8 @@ def take_reference(
     windows = [
         each.window
         for each in seen
-        if each.window.profile.rows >= drift.min_rows and not any(span.unfit(each) for span in spans)
+        if each.window.profile.rows >= drift.min_rows
+        and not any(span.unfit(each, settings.gates.window_ms) for span in spans)
     ]
     if len(windows) < WINDOWS_MIN:
         raise HistoryError(
@@ -202,15 +212,15 @@ def halted_spans(lake: Lake) -> list[HaltedSpan]:
         LakeUnavailableError: the lake cannot be read.
     """
     spans: list[HaltedSpan] = []
-    halted: dict[str, tuple[str, int]] = {}
-    for row in noted(lake, GATE_LOG, ["topic", "gate", "step"]):
+    halted: dict[str, HaltedSpan] = {}
+    for row in noted(lake, GATE_LOG, ["topic", "gate", "step", "evidence"]):
         topic, at_ms = row["topic"], row["noted_ms"]
         if row["step"] == "halted":
-            halted.setdefault(topic, (row["gate"], at_ms))
+            happened_ms = json.loads(row["evidence"]).get("event_time_ms")
+            halted.setdefault(topic, HaltedSpan(topic, row["gate"], at_ms, None, happened_ms))
         elif row["step"] == "resumed" and topic in halted:
-            gate, since_ms = halted.pop(topic)
-            spans.append(HaltedSpan(topic, gate, since_ms, at_ms))
-    return [*spans, *(HaltedSpan(topic, gate, since_ms, None) for topic, (gate, since_ms) in halted.items())]
+            spans.append(halted.pop(topic)._replace(until_ms=at_ms))
+    return [*spans, *halted.values()]
 
 
 @contextmanager

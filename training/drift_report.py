@@ -16,6 +16,7 @@ from quality.reference import Reference, Stratum
 from sinks.delta import explained, opened
 from sinks.lake_root import Lake, lake_of
 from sinks.quality_tables import DRIFT_WINDOWS
+from sinks.retraining import RetrainingRequest, Step
 from training.drift_reference import DriftReference, references
 from training.drift_status import WINDOWS_MAX, DriftStatus, standing_words
 from training.drift_windows import JudgedWindow, judged_windows
@@ -191,9 +192,23 @@ def report_words(status: DriftStatus, windows: Sequence[JudgedWindow], focus: Se
         for before, after in pairwise(windows)
         if after.reference_id != before.reference_id
     ]
-    for request in status.requests:
+    return [*told, *_request_words(status.requests)]
+
+
+def _request_words(requests: Sequence[RetrainingRequest]) -> list[str]:
+    """Say what became of requests; of those that were suppressed, which may be one a window, only the newest."""
+    told = []
+    for request in requests:
         step = request.step.value.replace("_", " ")
-        told.append(f"Retraining {request.request_id} ({request.cause}) is {step}: {request.detail}.")
+        if request.step is not Step.SUPPRESSED:
+            told.append(f"Retraining {request.request_id} ({request.cause}) is {step}: {request.detail}.")
+    suppressed = [request for request in requests if request.step is Step.SUPPRESSED]
+    if suppressed:
+        count = len(suppressed)
+        told.append(
+            f"{count:,} {'request was' if count == 1 else 'requests were'} suppressed, the newest of them: "
+            f"{suppressed[-1].detail}."
+        )
     return told
 
 

@@ -95,7 +95,11 @@ class DriftStatus:
         """How it stands, in one sentence."""
         if self.reference is None:
             return "There is no reference, so nothing is judged: run `shopstream drift calibrate`."
-        return "No window has been judged yet." if self.newest is None else standing_words(self.newest)
+        return (
+            f"No window has been judged against the reference {self.reference.reference_id} yet."
+            if self.newest is None
+            else standing_words(self.newest)
+        )
 
     def payload(self, windows: int) -> dict[str, Any]:
         """Return it as one JSON object.

@@ -204,7 +204,7 @@ class _Check:
 
     def _take(self, seen: SeenWindow, versions: Mapping[str, int]) -> None:
         drift, window = self._settings.drift, seen.window
-        unfit = next((why for span in self._spans if (why := span.unfit(seen))), "")
+        unfit = next((why for span in self._spans if (why := span.unfit(seen, self._settings.gates.window_ms))), "")
         verdict = judge(self._found.reference, self._found.calibration, window, min_rows=drift.min_rows, unfit=unfit)
         self._verdicts = [*self._verdicts, verdict][-self._reach :]
         decision = decide(self._verdicts, windows_in_row=drift.windows_in_row)

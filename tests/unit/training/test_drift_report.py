@@ -95,6 +95,8 @@ def test_a_shift_is_said_first_and_shown(report: DriftReport) -> None:
     [request] = [request for request in report.status.requests if request.step == "requested"]
     assert request.request_id in " ".join(report.words)
     assert sum(request.step == "suppressed" for request in report.status.requests) == 2
+    assert sum("suppressed" in line for line in report.words) == 1
+    assert report.words[-1].startswith("2 requests were suppressed, the newest of them: ")
 
 
 def test_the_page_is_whole_and_needs_nothing_else(report: DriftReport) -> None:
@@ -151,7 +153,8 @@ def test_a_range_is_of_its_own_windows_and_says_how_it_stood_then(drifting: Sett
 
 def test_without_windows_or_reference_there_is_a_page_that_says_so(drifting: Settings, tmp_path: Path) -> None:
     fresh = drift_report(drifting)
-    assert fresh.words == ["No window has been judged yet."]
+    assert fresh.words[0].startswith("No window has been judged against the reference ref-")
+    assert len(fresh.words) == 1
     assert "ref-" in page(fresh)
     empty = drift_report(settings_of(tmp_path / "elsewhere"))
     assert "shopstream drift calibrate" in page(empty)
@@ -169,7 +172,7 @@ def test_halted_windows_are_one_stretch(drifting: Settings) -> None:
 
 
 def test_a_status_tells_what_is_under_way_and_what_waits(drifting: Settings) -> None:
-    assert DriftStatus.read(drifting).words == "No window has been judged yet."
+    assert DriftStatus.read(drifting).words.startswith("No window has been judged against the reference ref-")
     status = DriftStatus.read(judged(drifting))
     assert status.is_drifted
     assert status.in_row == 3

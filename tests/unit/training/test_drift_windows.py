@@ -1,6 +1,7 @@
 """Windows of a lake are judged once each, whoever dies; halted ones are not, and a new reference begins anew."""
 
 import fcntl
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def test_windows_that_came_while_a_view_was_halted_are_not_judged(drifting: Sett
     assert report.windows[9].verdict.why == "shop.clicks.v1 was halted by its gate nulls"
     assert report.windows[9].verdict.scores["label_category_id"].psi > 0.1  # it is compared all the same
     assert asked.windows == [("drift", first_ms + 3 * HOUR_MS), ("drift", first_ms + 4 * HOUR_MS)]
+
+
+def test_windows_that_led_to_a_halt_are_not_judged_though_their_events_came_before_it(drifting: Settings) -> None:
+    first_ms = PLAN.shifted_ms[0]
+    evidence = {"event_time_ms": first_ms + HOUR_MS + 60_000}  # the gate looked at 5 minutes: at two windows
+    row = {"topic": CLICKS_TOPIC, "gate": "nulls", "detail": "empty", "evidence": json.dumps(evidence)}
+    noted_ms = PLAN.ends_ms + HOUR_MS
+    rows = [{**row, "step": "halted", "noted_ms": noted_ms}, {**row, "step": "resumed", "noted_ms": noted_ms + 1}]
+    note(lake_of(drifting), GATE_LOG, rows)
+    report = check(drifting, red=[], request=Asked())
+    assert outcomes(list(report.windows)[8:]) == "uuaaa"
 
 
 def test_a_view_that_is_still_halted_asks_for_nothing(drifting: Settings) -> None:
