@@ -1,4 +1,4 @@
-"""The demo as a user runs it: a short one, one on real traffic, and one that is interrupted."""
+"""The demo as a user runs it: a short one, one on real traffic, the story of drift, and one that is interrupted."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 240.0
+DEADLINE_S = 290.0
 
 
 def command(home: Path, cache_dir: Path, *arguments: str, name: str = "demo") -> list[str]:
@@ -72,6 +72,21 @@ def test_real_traffic_is_accounted_for(tmp_path: Path, cache_dir: Path, rees46_f
     assert account["rows_read"] == 12_622
     assert account["produced"] == account["rows_read"] - account["odd_rows"]["cut_last_line"]
     assert account["duplicates"] == account["odd_rows"]["exact_duplicate"] == 5
+
+
+def test_the_story_of_drift_goes_as_it_should(tmp_path: Path, cache_dir: Path) -> None:
+    story = run_demo(tmp_path, cache_dir, "--drift")
+    told = {step["step"]: step for step in story["steps"]}
+    assert [step["outcome"] for step in story["steps"] if not step["as_told"]] == []
+    names = ["shop", "history", "first model", "baseline", "stable", "null bug", "resume", "shift", "retraining"]
+    assert list(told) == [*names, "canary", "promotion", "report"]
+    assert (told["stable"]["requests"], told["null bug"]["requests"], told["promotion"]["requests"]) == (0, 0, 1)
+    assert (told["null bug"]["halted"], told["null bug"]["carts_waiting"]) == ("shop.clicks.v1", 0)
+    assert told["resume"]["states"] > 2_000
+    assert told["resume"]["states_differing"] == 0
+    assert told["promotion"]["model"] == "2"
+    assert "label_category_id" in Path(story["report"]).read_text()
+    assert processes_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
