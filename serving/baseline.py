@@ -2,17 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from config.settings import Settings
 from serving.rollout_ports import Trained
 from sinks.lake_root import Lake, lake_of
 from sinks.noting import DAY_MS, noted
-from sinks.quality_tables import DRIFT_REFERENCES, RETRAINING
+from sinks.quality_tables import DRIFT_REFERENCES
 
 logger = logging.getLogger(__name__)
-
-_REQUESTED: Final = "requested"
 
 
 class Stretch(NamedTuple):
@@ -61,22 +59,12 @@ def stretches(settings: Settings, lake: Lake, model: Trained, newest_ms: int | N
     Raises:
         LakeUnavailableError: the lake cannot be read.
     """
-    began_ms = _drift_began(settings, lake, model.request_id)
+    from training.drift_beginning import drift_began_ms
+
+    began_ms = drift_began_ms(settings, lake, model.request_id)
     if began_ms is not None:
         end_ms = max(model.to_ms, newest_ms or 0)
         if end_ms - began_ms >= DAY_MS:  # all hours of a day, or nights would look strange
             yield Stretch(began_ms, end_ms)
     if model.from_ms < model.to_ms:
         yield Stretch(model.from_ms, model.to_ms)
-
-
-def _drift_began(settings: Settings, lake: Lake, request_id: str | None) -> int | None:
-    """Return the start of the first of the windows in a row that gave cause for a request; None if none did."""
-    if request_id is None:
-        return None
-    for row in noted(lake, RETRAINING, ["request_id", "step", "cause", "window_start_ms"]):
-        is_it = row["request_id"] == request_id and row["step"] == _REQUESTED and row["cause"] == "drift"
-        if is_it and row["window_start_ms"] is not None:
-            began_ms: int = row["window_start_ms"] - (settings.drift.windows_in_row - 1) * settings.drift.window_ms
-            return began_ms
-    return None

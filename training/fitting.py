@@ -46,9 +46,17 @@ class Span:
     to_ms: int
 
     @classmethod
-    def of(cls, from_ms: int, to_ms: int, holdout_share: float) -> "Span":
-        """Divide a range."""
+    def of(cls, from_ms: int, to_ms: int, holdout_share: float, began_ms: int | None = None) -> "Span":
+        """Divide a range.
+
+        Args:
+            holdout_share: of its time, at most.
+            began_ms: when a drift began; of the time since then, the hold-out is half at most. A challenger that was
+                fitted on nothing of what has changed could not have learned it.
+        """
         holdout_from_ms = to_ms - round((to_ms - from_ms) * holdout_share)
+        if began_ms is not None and from_ms <= began_ms < to_ms:
+            holdout_from_ms = max(holdout_from_ms, (began_ms + to_ms) // 2)
         return cls(from_ms, holdout_from_ms - round((holdout_from_ms - from_ms) * RANKER_SHARE), holdout_from_ms, to_ms)
 
 

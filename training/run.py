@@ -19,6 +19,7 @@ from sinks.retraining import Retraining, Step
 from sinks.tables import RAW_EVENTS
 from training.answering import note_outcome
 from training.artefacts import ArtefactError, seal
+from training.drift_beginning import drift_began_ms
 from training.errors import DefinitionError, LabelsError, ModelRegistryError, TooLittleDataError, TrainingError
 from training.fitting import SEED, Span, activity_of, check_enough, fit, query_rows
 from training.interactions import Interactions, read_interactions
@@ -185,7 +186,10 @@ class _Work:
         self._tell(f"Reading events from {_moment(first_ms)} to {_moment(end_ms)}")
         tombstones = tombstones_of(self._erasures, self._pseudonyms)
         found = read_interactions(self._snapshot, first_ms, end_ms, tombstones)
-        span = self._span(found, from_ms, first_ms, end_ms)
+        if from_ms is None and len(found):  # the lake may begin later; a stray event of a wrong clock is no beginning
+            first_ms = max(first_ms, int(np.quantile(found.times_ms, STRAY_SHARE, method="lower")))
+        began_ms = drift_began_ms(self._settings, self._lake, request_id)
+        span = Span.of(first_ms, end_ms, self._settings.training.holdout_share, began_ms)
         check_enough(found, span, self._settings.training.min_events)
         self._tell(
             f"{len(found):,} interactions of {len(found.user_ids):,} users with {len(found.product_ids):,} products"
@@ -230,11 +234,6 @@ class _Work:
         if from_ms >= to_ms:
             raise LabelsError(f"The range is empty: it begins at {from_ms} ms and ends before {to_ms} ms.")
         return from_ms, to_ms
-
-    def _span(self, found: Interactions, from_ms: int | None, first_ms: int, to_ms: int) -> Span:
-        if from_ms is None and len(found):  # the lake may begin later; a stray event of a wrong clock is no beginning
-            first_ms = max(first_ms, int(np.quantile(found.times_ms, STRAY_SHARE, method="lower")))
-        return Span.of(first_ms, to_ms, self._settings.training.holdout_share)
 
     def _asked(self, found: Interactions, span: Span) -> tuple[SetReport, list[AskedQuery]]:
         """Make the training set, and return what it asks."""
