@@ -68,7 +68,13 @@ def story_settings(settings: Settings) -> Settings:
         "worker": {"flush_interval_ms": 500},
         "gates": {"freshness_policy": "off", "window_ms": HOUR_MS // 2, "min_count": 100},
         "drift": {"min_rows": 100, "check_interval_s": 1.0, "nice": 0},
-        "training": {"mode": "as_corrected", "runner": "local", "history_ms": 48 * HOUR_MS, "queries_max": 6_000},
+        "training": {
+            "mode": "as_corrected",
+            "runner": "local",
+            "history_ms": 48 * HOUR_MS,
+            "queries_max": 8_000,
+            "slice_loss_max": 0.1,
+        },
         "rollout": {
             "canary_share": 0.5,
             "min_impressions": 500,

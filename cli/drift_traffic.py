@@ -22,8 +22,8 @@ EVENTS_PER_HOUR: Final = 2_400
 USERS: Final = 1_500
 PRODUCTS: Final = 600
 CATEGORIES: Final = 30
-TASTE: Final = 0.7
-MOVED_SHARE: Final = 0.6  # of the users; some of them liked what is in fashion before
+TASTE: Final = 0.85
+MOVED_SHARE: Final = 0.8  # of the users; some of them liked what is in fashion before
 STEP_MS: Final = 1_000  # of event time, from one visitor to the next
 CLICK_AFTER_MS: Final = 400
 

@@ -51,13 +51,17 @@ class Span:
 
         Args:
             holdout_share: of its time, at most.
-            began_ms: when a drift began; of the time since then, the hold-out is half at most. A challenger that was
+            began_ms: when a drift began. Of the time since then the hold-out is half at most: a challenger that was
                 fitted on nothing of what has changed could not have learned it.
         """
         holdout_from_ms = to_ms - round((to_ms - from_ms) * holdout_share)
         if began_ms is not None and from_ms <= began_ms < to_ms:
             holdout_from_ms = max(holdout_from_ms, (began_ms + to_ms) // 2)
-        return cls(from_ms, holdout_from_ms - round((holdout_from_ms - from_ms) * RANKER_SHARE), holdout_from_ms, to_ms)
+        ranker_from_ms = holdout_from_ms - round((holdout_from_ms - from_ms) * RANKER_SHARE)
+        if began_ms is not None and from_ms <= began_ms < (ranker_from_ms + holdout_from_ms) // 2:
+            # a ranker whose candidates know little of what most of its sessions are about learns not to trust them
+            ranker_from_ms = max(ranker_from_ms, (began_ms + holdout_from_ms) // 2)
+        return cls(from_ms, ranker_from_ms, holdout_from_ms, to_ms)
 
 
 def check_enough(found: Interactions, span: Span, min_events: int) -> None:

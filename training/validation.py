@@ -82,12 +82,12 @@ def measure(
         name: paired_gain(name, users, ours, theirs.gains, seed) for name, theirs in found.items() if name != CHALLENGER
     }
     rival = CHAMPION if champion is not None else POPULARITY
-    slices = _slices(found, rival, _masks(queries, activity))
+    slices = _slices(found, rival, _masks(queries, activity), users, seed)
     evidence = Evidence(
         queries=len(queries),
         gain=gains[rival],
         slices=[
-            SliceGain(name, each["queries"], each["ndcg_gain"])
+            SliceGain(name, each["queries"], each["ndcg_gain"], each["ndcg_gain_high"])
             for name, each in slices.items()
             if each["queries"] >= SLICE_QUERIES_MIN
         ],
@@ -170,15 +170,21 @@ def _masks(queries: Sequence[Query], activity: Activity) -> dict[str, Any]:
     return masks | {f"device {name}": devices == name for name in sorted(set(devices.tolist()) - {""})}
 
 
-def _slices(found: Mapping[str, _Answers], rival: str, masks: Mapping[str, Any]) -> dict[str, Any]:
+def _slices(
+    found: Mapping[str, _Answers], rival: str, masks: Mapping[str, Any], users: Any, seed: int
+) -> dict[str, Any]:
     ours, theirs = found[CHALLENGER], found[rival]
-    return {
-        name: {
+    told = {}
+    for name, mask in masks.items():
+        if not mask.any():
+            continue
+        gain = paired_gain(rival, users[mask], ours.gains[mask], theirs.gains[mask], seed)
+        told[name] = {
             "queries": int(mask.sum()),
             "hit_rate_at_10": float(ours.hits[mask].mean()),
             "ndcg_at_10": float(ours.gains[mask].mean()),
-            "ndcg_gain": float((ours.gains - theirs.gains)[mask].mean()),
+            "ndcg_gain": gain.mean,
+            "ndcg_gain_low": gain.low,
+            "ndcg_gain_high": gain.high,
         }
-        for name, mask in masks.items()
-        if mask.any()
-    }
+    return told

@@ -33,11 +33,13 @@ class SliceGain:
     Attributes:
         name: such as `new users`.
         queries: how many lie in it; a slice without any says nothing.
+        high: upper end of its 95 % interval.
     """
 
     name: str
     queries: int
     mean: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,10 @@ def judge(evidence: Evidence, settings: TrainingSettings) -> Verdict:
             f"and the lower end must be above {settings.min_gain:g}"
         )
     against += [
-        f"it loses {-part.mean:.4f} NDCG@10 for {part.name} ({part.queries:,} queries), "
+        f"it loses {-part.mean:.4f} NDCG@10 for {part.name} ({part.queries:,} queries), beyond noise, "
         f"and at most {settings.slice_loss_max:g} is allowed"
         for part in evidence.slices
-        if part.queries and not part.mean >= -settings.slice_loss_max
+        if part.queries and not part.mean >= -settings.slice_loss_max and not part.high >= 0
     ]
     if not evidence.hit_rate >= settings.hit_rate_floor:
         against.append(f"its hit rate at 10 is {evidence.hit_rate:.4f}, below the floor {settings.hit_rate_floor:g}")

@@ -33,6 +33,21 @@ def test_a_challenger_sees_half_of_what_came_since_a_drift_began(began_ms: int |
     assert Span.of(0, 1_000, 0.2, began_ms).holdout_from_ms == holdout_from_ms
 
 
+@pytest.mark.parametrize(
+    ("began_ms", "ranker_from_ms"),
+    [
+        (300, 600),  # its candidates have seen enough
+        (590, 695),  # they would have seen next to nothing of what all of its sessions are about
+        (650, 737),
+        (780, 668),  # most of its sessions are older
+    ],
+)
+def test_a_rankers_candidates_know_what_most_of_its_sessions_are_about(began_ms: int, ranker_from_ms: int) -> None:
+    span = Span.of(0, 1_000, 0.2, began_ms)
+    assert span.ranker_from_ms == ranker_from_ms
+    assert span.from_ms < span.ranker_from_ms < span.holdout_from_ms < span.to_ms
+
+
 def request(settings: Settings, request_id: str, cause: str, step: str, window_start_ms: int | None) -> None:
     row = {"request_id": request_id, "step": step, "cause": cause, "detail": "", "evidence": "{}", "noted_ms": 1}
     end_ms = None if window_start_ms is None else window_start_ms + HOUR_MS
