@@ -35,7 +35,7 @@ demo: setup  ## run the main job end to end on the embedded stack
 	@$(BIN)/shopstream demo
 
 test: setup  ## run every test, in two processes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 simulate: setup  ## run the worker's logic in a simulated world, one seed after the other (SEEDS=10000, FIRST=0)
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)

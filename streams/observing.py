@@ -95,9 +95,14 @@ class GroupLags:
         ]
         self._admin = AdminClient(client_settings(settings.kafka))
         # Asks for offsets as a member would, and never joins: the admin client ends the process when the group's
-        # coordinator is not known yet (librdkafka issue 5040).
+        # coordinator is not known yet (librdkafka issue 5040), and rarely when it is asked for the ends of logs.
         self._member = Consumer(
-            client_settings(settings.kafka) | {"group.id": settings.worker.group_id, "enable.auto.commit": False}
+            client_settings(settings.kafka)
+            | {
+                "group.id": settings.worker.group_id,
+                "enable.auto.commit": False,
+                "isolation.level": "read_uncommitted",
+            }
         )
 
     def read(self) -> list[PartitionLag]:
@@ -131,24 +136,27 @@ class GroupLags:
 
     def _ask(self) -> list[PartitionLag]:
         from confluent_kafka import TopicPartition as NativePartition
-        from confluent_kafka.admin import OffsetSpec
 
-        timeout_s = self._settings.kafka.timeout_s
-        native = {tp: NativePartition(*tp) for tp in self._partitions}
-        earliest, latest = (
-            self._admin.list_offsets(dict.fromkeys(native.values(), spec), request_timeout=timeout_s)
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
-        )
-        committed = self._committed(list(native.values())) if self._is_known() else {}
+        native = [NativePartition(*tp) for tp in self._partitions]
+        ends = [self._ends(partition) for partition in native]
+        committed = self._committed(native) if self._is_known() else {}
         return [
             PartitionLag(
                 tp=tp,
-                earliest=earliest[key].result(timeout_s).offset,
-                produced=latest[key].result(timeout_s).offset,
+                earliest=earliest,
+                produced=produced,
                 committed=offset if (offset := committed.get(tp, -1)) >= 0 else None,
             )
-            for tp, key in native.items()
+            for tp, (earliest, produced) in zip(self._partitions, ends, strict=True)
         ]
+
+    def _ends(self, partition: Any) -> tuple[int, int]:
+        found: tuple[int, int] | None = self._member.get_watermark_offsets(
+            partition, timeout=self._settings.kafka.timeout_s
+        )
+        if found is None:
+            raise TimeoutError(f"where {partition.topic}-{partition.partition} ends was not told in time")
+        return found
 
     def _is_known(self) -> bool:
         """Tell whether the group exists; refusals and a coordinator that is not ready are told here."""
