@@ -16,7 +16,7 @@ WithVersion = Annotated[
     int, typer.Option("--with", min=1, metavar="VERSION", help="The definition version to compare with.")
 ]
 UsersMax = Annotated[
-    int | None, typer.Option("--users", min=1, metavar="N", help="Compare only so many users [default: all].")
+    int | None, typer.Option("--users", min=1, metavar="N", help="Compare only so many users \\[default: all].")
 ]
 
 

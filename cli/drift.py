@@ -61,7 +61,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help=f"Where to write the page [default: <home>/reports/{REPORT_FILE}].",
+            help=f"Where to write the page \\[default: <home>/reports/{REPORT_FILE}].",
             show_default=False,
         ),
     ] = None,
@@ -197,7 +197,7 @@ def watch_(
     interval: Annotated[
         str | None,
         typer.Option(
-            metavar="DURATION", help="Between two rounds [default: drift.check_interval_s].", show_default=False
+            metavar="DURATION", help="Between two rounds \\[default: drift.check_interval_s].", show_default=False
         ),
     ] = None,
     *,
@@ -207,7 +207,7 @@ def watch_(
     nice: Annotated[
         int | None,
         typer.Option(
-            min=0, max=19, help="How far to give way to other processes [default: drift.nice].", show_default=False
+            min=0, max=19, help="How far to give way to other processes \\[default: drift.nice].", show_default=False
         ),
     ] = None,
     json: JsonFlag = False,

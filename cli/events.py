@@ -45,7 +45,7 @@ def tail(
     ctx: typer.Context,
     topic: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOPIC", help=f"One of {', '.join(_TOPICS)} [default: both event topics]."),
+        typer.Option(metavar="TOPIC", help=f"One of {', '.join(_TOPICS)} \\[default: both event topics]."),
     ] = None,
     user: Annotated[str | None, typer.Option(metavar="USER", help="Only this user's records.")] = None,
     max_count: Annotated[int | None, typer.Option("--max", min=1, help="Stop after so many records.")] = None,

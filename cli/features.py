@@ -52,7 +52,7 @@ def get(
     ctx: typer.Context,
     users: Annotated[list[str], typer.Argument(metavar="USER…", show_default=False, help="User ids.")],
     as_of: Annotated[
-        int | None, typer.Option(min=0, metavar="MS", help="Milliseconds UTC to answer for [default: now].")
+        int | None, typer.Option(min=0, metavar="MS", help="Milliseconds UTC to answer for \\[default: now].")
     ] = None,
     *,
     as_json: JsonFlag = False,

@@ -1,6 +1,10 @@
 """Entry point of the `shopstream` command."""
 
+import atexit
+import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +49,7 @@ app = typer.Typer(
 @app.callback()
 def main(
     ctx: typer.Context,
-    home: Annotated[Path | None, typer.Option(help="Folder of data, logs and pids [default: .shopstream].")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of data, logs and pids \\[default: .shopstream].")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. worker.group_id=x.")
     ] = None,
@@ -103,5 +107,25 @@ def run(arguments: list[str] | None = None) -> None:
         sys.exit(ExitCode.WRONG_USE if isinstance(error, SettingsError) else ExitCode.FAILED)
 
 
+def run_and_end(arguments: list[str] | None = None) -> None:
+    """Run the command as all that this process does, and end the process in order, but for the interpreter itself.
+
+    While that is taken apart, a thread of Arrow that frees one of its buffers ends the process with another exit code.
+    """
+    code = 0
+    try:
+        run(arguments)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        code = ended.code
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - waits for threads, as any end does
+    atexit._run_exitfuncs()  # noqa: SLF001 - likewise
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever reads may be gone
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    run()
+    run_and_end()

@@ -37,7 +37,7 @@ def parity(
         typer.Option(
             metavar="TIME",
             help="Instant of the values: ISO 8601 with a zone, or ms UTC; may be given several times "
-            "[default: each user's newest event, 7 min, 31 min and 3 h after it, and one drawn within 26 h].",
+            "\\[default: each user's newest event, 7 min, 31 min and 3 h after it, and one drawn within 26 h].",
         ),
     ] = None,
     *,

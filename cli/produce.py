@@ -37,7 +37,7 @@ def produce(
     rate: Annotated[float, typer.Option(min=0.01, help="Events per second.")] = 1_000.0,
     seconds: Annotated[float, typer.Option(min=0.001, help="How long; the number of events is rate x seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and --start give the same events.")] = 0,
-    users: Annotated[int | None, typer.Option(min=1, help="How many users there are [default: 20 x rate].")] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="How many users there are \\[default: 20 x rate].")] = None,
     late: Annotated[float, typer.Option(**_SHARE, help="Share of events 11 to 60 minutes late.")] = 0.002,
     disordered: Annotated[float, typer.Option(**_SHARE, help="Share of events up to 9 minutes late.")] = 0.01,
     duplicates: Annotated[float, typer.Option(**_SHARE, help="Share of events sent a second time.")] = 0.005,
@@ -56,10 +56,10 @@ def produce(
         Path | None, typer.Option(metavar="FILE", help="Send the rows of a REES46 CSV file instead.")
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(min=0.001, help="With --rees46: times real time [default: full speed].")
+        float | None, typer.Option(min=0.001, help="With --rees46: times real time \\[default: full speed].")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="Event time of the first event: ISO 8601 or ms UTC [default: now].")
+        str | None, typer.Option(help="Event time of the first event: ISO 8601 or ms UTC \\[default: now].")
     ] = None,
     since: Annotated[str | None, typer.Option(help="The same, counted back from now: 90s, 30m, 2h, 3d.")] = None,
     *,

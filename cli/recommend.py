@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def recommend(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="User id, as events carry it; it may be a new one.")],
-    k: Annotated[int, typer.Option("--k", help="How many products.")] = 10,
+    k: Annotated[int, typer.Option("--k", min=1, max=100, help="How many products.")] = 10,
     as_of: Annotated[
-        int | None, typer.Option(min=0, metavar="MS", help="Milliseconds UTC to answer for [default: now].")
+        int | None, typer.Option(min=0, metavar="MS", help="Milliseconds UTC to answer for \\[default: now].")
     ] = None,
     *,
     as_json: JsonFlag = False,

@@ -101,8 +101,8 @@ def _option(parameter: Any) -> str:
     names = ", ".join(parameter.opts) if parameter.opts[0].startswith("-") else parameter.name.upper()
     default = parameter.default
     shown = "" if default is None or default is False or callable(default) else f"`{default}`"
-    meaning = getattr(parameter, "help", None) or ""
-    return f"| `{names}` | {meaning.replace('|', ' ')} | {shown} |"
+    meaning = (getattr(parameter, "help", None) or "").replace("|", " ").replace("\\[", "[")
+    return f"| `{names}` | {meaning} | {shown} |"
 
 
 def _fields(model: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -75,7 +75,9 @@ def replay(
         typer.Option("--from-epoch", help="Move the states from this log to the topic's new one; may be repeated."),
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", min=1.0, help="Most events to fold per second.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes for a range [default: 1].")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes for a range \\[default: 1].")
+    ] = None,
     nice: NiceOption = GIVES_WAY,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a replay of this range that stopped.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin a replay of this range anew.")] = False,

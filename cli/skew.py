@@ -28,7 +28,8 @@ def skew(
     ctx: typer.Context,
     first: Annotated[str, typer.Option("--from", metavar="TIME", help=f"Answers since then: {_Time}.")] = "-24h",
     end: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Answers before then [default: now].", show_default=False)
+        str | None,
+        typer.Option("--to", metavar="TIME", help="Answers before then \\[default: now].", show_default=False),
     ] = None,
     users: Annotated[
         list[str] | None, typer.Option("--users", metavar="USER", help="Only of this user; may be repeated.")

@@ -93,7 +93,9 @@ class AlertSettings(Section):
 class DriftSettings(Section):
     """When the data is no longer what the model was trained on."""
 
-    is_watched: bool = Field(default=True, description="whether the worker looks at windows once there is a reference")
+    is_watched: bool = Field(
+        default=True, description="whether a worker runs the watch once there is something to watch"
+    )
     check_interval_s: float = Field(30.0, gt=0, description="time between two looks of whoever watches")
     nice: int = Field(
         10, ge=0, le=19, description="how far whoever watches gives way to other processes, the worker too"

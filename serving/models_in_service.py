@@ -189,7 +189,7 @@ class ModelsInService:
         except Exception as error:  # noqa: BLE001 - files and libraries of a model fail in their own ways
             why = type(error).__name__
             if self._refused.get(version) != why:
-                logger.warning("model %s is refused, what answered before goes on: %s: %s", version, why, error)
+                logger.warning("model %s is refused; another one answers for it (%s: %s)", version, why, error)
             self._refused[version] = why
             return None
         self._refused.pop(version, None)

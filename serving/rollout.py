@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 GUARD: Final = "guard"
 LOCK_FILE: Final = "rollout.lock"
+PATIENCE_S: Final = 20.0  # of whoever asks for a move; a guard is busy for seconds at most
 REBASING_LOCK_FILE: Final = "rebasing.lock"
 _FINAL: Final = {Step.REJECTED, Step.ROLLED_BACK, Step.PROMOTED}
 
@@ -44,6 +45,7 @@ class Rollout:
         lake: has the log of steps, the answers and the clicks.
         home: has the lock.
         clock_ms: wall clock.
+        patience_s: how long whoever asks for a move waits for another process that is at it.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Rollout:
         rollout: RolloutSettings,
         home: Path,
         clock_ms: Callable[[], int] = wall_clock_ms,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self._patience_s = patience_s
         self._lake = lake
         self._log = ModelLog(lake)
         self._registry = registry
@@ -96,7 +100,7 @@ class Rollout:
             ShopstreamError: the lake or the registry cannot be used; the next call goes on where this one stopped.
         """
         try:
-            with self._alone():
+            with self._alone(0.0):
                 steps = self._guarded(now_ms)
         except RolloutBusyError:
             return []
@@ -110,7 +114,7 @@ class Rollout:
             RolloutError: there is no such version, or it has been decided upon before.
             ModelRefusedError, ArtefactError, DefinitionError: it cannot serve; nothing was changed.
         """
-        with self._alone():
+        with self._alone(self._patience_s):
             self._refuse_decided(version)
             return self._moves.stage(self._version(version), by, reason)
 
@@ -120,7 +124,7 @@ class Rollout:
         Raises:
             RolloutError: it is not staged, there is no champion to compare it with, or another canary is out.
         """
-        with self._alone():
+        with self._alone(self._patience_s):
             newest = self._log.newest()
             step = newest.get(version)
             if step is None or step.step is not Step.STAGED:
@@ -145,7 +149,7 @@ class Rollout:
             RolloutError: it is the champion already, there is no such version, or it was decided against.
             ModelRefusedError, ArtefactError, DefinitionError: it cannot serve; nothing was changed.
         """
-        with self._alone():
+        with self._alone(self._patience_s):
             found, champion = self._version(version), self._registry.alias(CHAMPION)
             if champion is not None and champion.version == version:
                 raise RolloutError(f"Model {version} is the champion already.")
@@ -167,7 +171,7 @@ class Rollout:
             RolloutError: there is neither a canary nor a former champion.
             ModelRefusedError, ArtefactError, DefinitionError: the former champion cannot serve; nothing was changed.
         """
-        with self._alone():
+        with self._alone(self._patience_s):
             canary = newest_canary(self._log.steps())
             if canary is not None:
                 return self._moves.roll_back(self._version(canary.model), by, reason, {})
@@ -280,13 +284,13 @@ class Rollout:
             logger.warning("%s", error)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, wait_s: float) -> Iterator[None]:
         """Keep others from moving models for the time of the block, and finish what one of them has left half done.
 
         Raises:
-            RolloutBusyError: somebody else is at it.
+            RolloutBusyError: somebody else is at it, for longer than we wait.
         """
-        with locked(self._home / LOCK_FILE):
+        with locked(self._home / LOCK_FILE, wait_s=wait_s):
             self._moves.settle()
             yield
 

@@ -121,7 +121,7 @@ def _standing(topic: str, rules: GateRules, notes: GateNotes, halted: int, now_m
         verdict, until_ms = verdicts.get(gate), None
         override = notes.overrides.get(gate)
         if not told and verdict is not None:
-            said = "no worker has told of the topic within the last minute"
+            said = "nothing was read of the topic within the last minute: nothing arrives, or no worker runs"
             verdict = Verdict(gate, GateStatus.UNKNOWN, None, verdict.threshold, 0, said)
         if override is not None and now_ms < override.until_ms and verdict is not None:
             until_ms = override.until_ms

@@ -21,7 +21,7 @@ from config.errors import ShopstreamError
 from config.settings import Settings, as_environment
 from sinks.delta import opened
 from sinks.lake_root import Lake, lake_of
-from sinks.quality_tables import DRIFT_REFERENCES, RETRAINING
+from sinks.quality_tables import DRIFT_REFERENCES, MODEL_LOG, RETRAINING
 
 WATCH_COMMAND: Final = (sys.executable, "-P", "-m", "cli.main", "drift", "watch", "--until-parent-ends")
 LOCK_FILE: Final = "drift_watch.lock"
@@ -118,12 +118,12 @@ class DriftWatch:
 
 
 def has_something_to_watch(lake: Lake) -> bool:
-    """Tell whether a reference of drift was ever taken, or a retraining asked for. Blocking.
+    """Tell whether a reference of drift was ever taken, a retraining asked for, or a model registered. Blocking.
 
     Raises:
         LakeUnavailableError: the lake cannot be read.
     """
-    return any(_is_table(lake, table.name) for table in (DRIFT_REFERENCES, RETRAINING))
+    return any(_is_table(lake, table.name) for table in (DRIFT_REFERENCES, RETRAINING, MODEL_LOG))
 
 
 @contextmanager

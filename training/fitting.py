@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from config.words import moment
 from training.candidates import CandidateSource
 from training.errors import TooLittleDataError
 from training.interactions import Interactions
@@ -70,7 +71,7 @@ def check_enough(found: Interactions, span: Span, min_events: int) -> None:
     Raises:
         TooLittleDataError: there are too few, or a part of the range has none.
     """
-    range_ = f"from {span.from_ms} to {span.to_ms} ms"
+    range_ = f"from {moment(span.from_ms)} to {moment(span.to_ms)}"
     if not len(found):
         raise TooLittleDataError(
             f"The lake holds no event with a product {range_}.",
@@ -79,8 +80,8 @@ def check_enough(found: Interactions, span: Span, min_events: int) -> None:
     before = int((found.times_ms < span.holdout_from_ms).sum())
     if before < min_events:
         raise TooLittleDataError(
-            f"{before:,} events with a product lie before the hold-out, which begins at {span.holdout_from_ms} ms, and "
-            f"training.min_events asks for {min_events:,}.",
+            f"{before:,} events with a product lie before the hold-out, which begins at "
+            f"{moment(span.holdout_from_ms)}, and training.min_events asks for {min_events:,}.",
             hint="Wait for more events, or give --from and --to around the time that has most of them.",
         )
     for name, first_ms, end_ms in (
@@ -90,7 +91,7 @@ def check_enough(found: Interactions, span: Span, min_events: int) -> None:
     ):
         if not ((found.times_ms >= first_ms) & (found.times_ms < end_ms)).any():
             raise TooLittleDataError(
-                f"There is no event with a product {name}, from {first_ms} to {end_ms} ms.",
+                f"There is no event with a product {name}, from {moment(first_ms)} to {moment(end_ms)}.",
                 hint="Events must be spread over the range; give --from and --to around them.",
             )
 

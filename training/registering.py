@@ -12,6 +12,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from config.words import moment
 from sinks.lake_root import Lake
 from training.errors import TrainingError
 from training.model_log import ModelLog, ModelStep, Step
@@ -90,7 +91,7 @@ def register(
     steps = {row.step for row in log.steps(found.version)}
     is_accepted, reasons = _decided(models, found)
     if Step.REGISTERED not in steps:
-        _note(log, found, Step.REGISTERED, f"trained on {found.from_ms} to {found.to_ms} ms")
+        _note(log, found, Step.REGISTERED, f"trained on {moment(found.from_ms)} to {moment(found.to_ms)}")
     if not is_accepted and Step.REJECTED not in steps:
         _note(log, found, Step.REJECTED, "; ".join(reasons))
     elif is_accepted and steps <= {Step.REGISTERED}:

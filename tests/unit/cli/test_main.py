@@ -56,6 +56,24 @@ def test_a_failure_is_exit_code_1_and_debug_shows_where(tmp_path: Path) -> None:
     assert "Traceback" in shopstream("--debug", *arguments, cwd=tmp_path).stderr
 
 
+def test_a_command_ends_in_order_and_leaves_the_interpreter_as_it_is(tmp_path: Path) -> None:
+    script = (
+        "import atexit, sys, threading; from cli.main import run_and_end; "
+        "atexit.register(print, 'cleaned'); done = threading.Event(); "
+        "threading.Thread(target=lambda: (done.wait(30), print('thread'))).start(); "
+        "threading.Timer(0.1, done.set).start(); "
+        "kept = type('Kept', (), {'__del__': lambda _self: print('taken apart')})(); "
+        "run_and_end(['no-such-command'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (2, ["thread", "cleaned"])
+
+
+def test_defaults_are_in_the_help(tmp_path: Path) -> None:
+    assert "[default: now]" in shopstream("features", "get", "--help", cwd=tmp_path).stdout
+    assert "[default: .shopstream]" in shopstream("--help", cwd=tmp_path).stdout
+
+
 def test_config_show_tells_origins_and_masks_secrets(tmp_path: Path) -> None:
     env = {"SHOPSTREAM_REDIS__URL": "redis://user:swordfish@127.0.0.1:1/0"}
     done = shopstream("--set", "worker.flush_rows=9", "config", "show", "--json", cwd=tmp_path, env=env)

@@ -141,7 +141,16 @@ class Shop:
         return Moves(self.lake, self.registry, self, self.baseline, canary_share=0.1, clock_ms=self.clock_ms)
 
     def rollout(self) -> Rollout:
-        return Rollout(self.lake, self.registry, self, self.baseline, self.rollout_settings, self.home, self.clock_ms)
+        return Rollout(
+            self.lake,
+            self.registry,
+            self,
+            self.baseline,
+            self.rollout_settings,
+            self.home,
+            self.clock_ms,
+            patience_s=0.0,
+        )
 
     def steps(self) -> list[tuple[str, str]]:
         return [(step.model, step.step.value) for step in self.log.steps()]
