@@ -114,8 +114,10 @@ def test_from_no_model_to_an_erasure(settings: Settings, tmp_path: Path) -> None
     assert len(rows_of(settings, "nobody before")) == 1
     after = answered(settings, "recommend", "u7")
     assert (after["role"], after["product_ids"]) == ("champion", stranger["product_ids"])
-    error = refused(settings, "recommend", "u7", "--k", "0")
-    assert "0 products" in error.message
+    wrong_use = call(settings, "recommend", "u7", "--k", "0")
+    assert wrong_use.exit_code == 2
+    assert "--k" in wrong_use.stderr
+    assert "user ''" in refused(settings, "recommend", "").message
 
 
 def test_the_way_of_models_as_it_is_typed(settings: Settings) -> None:
