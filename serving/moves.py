@@ -164,9 +164,7 @@ class Moves:
         self, version: str, request_id: str | None, step: Step, by: str, reason: str, evidence: Mapping[str, Any]
     ) -> ModelStep:
         request = {} if request_id is None else {"request_id": request_id}
-        newest_ms = max((row.noted_ms for row in self._log.steps()), default=0)
-        # steps are told apart by their time, and clocks may be set back
-        noted_ms = max(self._clock_ms(), newest_ms + 1)
+        noted_ms = self._log.next_ms(self._clock_ms())
         row = ModelStep(version, step, by, reason, noted_ms, {**evidence, **request})
         self._log.append(row)
         logger.info("model %s is %s: %s", row.model, row.step.value, row.reason)

@@ -96,6 +96,14 @@ class ModelLog:
             if model is None or row["model"] == model
         ]
 
+    def next_ms(self, now_ms: int) -> int:
+        """Return when a step that is taken now is noted: after all others, though clocks may be set back.
+
+        Raises:
+            LakeUnavailableError: the table cannot be read.
+        """
+        return max(now_ms, 1 + max((step.noted_ms for step in self.steps()), default=-1))
+
     def newest(self) -> dict[str, ModelStep]:
         """Return each model's newest step.
 

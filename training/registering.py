@@ -126,9 +126,7 @@ def _note(log: ModelLog, found: TrainedVersion, step: Step, reason: str) -> None
     evidence: dict[str, Any] = {"figures": found.figures}
     if found.request_id is not None:
         evidence["request_id"] = found.request_id
-    newest_ms = max((row.noted_ms for row in log.newest().values()), default=0)
-    # steps are told apart by their time, and clocks may be set back
-    noted_ms = max(time.time_ns() // 1_000_000, newest_ms + 1)
+    noted_ms = log.next_ms(time.time_ns() // 1_000_000)
     log.append(ModelStep(found.version, step, BY, reason, noted_ms, evidence))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from config.settings import Settings
+from config.words import moment
 from schemas.privacy import Pseudonyms
 from sinks.erasures import read_erasures, tombstones_of
 from sinks.lake_root import Lake, lake_of
@@ -183,7 +184,7 @@ class _Work:
     def run(self, from_ms: int | None, to_ms: int | None, request_id: str | None) -> Pending:
         champion, rival = self._champion()
         first_ms, end_ms = self._range(from_ms, to_ms)
-        self._tell(f"Reading events from {_moment(first_ms)} to {_moment(end_ms)}")
+        self._tell(f"Reading events from {moment(first_ms)} to {moment(end_ms)}")
         tombstones = tombstones_of(self._erasures, self._pseudonyms)
         found = read_interactions(self._snapshot, first_ms, end_ms, tombstones)
         if from_ms is None and len(found):  # the lake may begin later; a stray event of a wrong clock is no beginning
@@ -298,7 +299,3 @@ class _Work:
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self._tell(text)
-
-
-def _moment(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
