@@ -194,14 +194,19 @@ def read_from_the_start(endpoints: Endpoints, count: int) -> list[str]:
     return found
 
 
+def kill(stack: EmbeddedStack, name: str) -> None:
+    """Kill a service, and wait until it is seen: a process answers for some milliseconds after its SIGKILL."""
+    psutil.Process(pids(stack)[name]).kill()
+    wait_until(lambda: not stack.status().running, 30, f"{name} still runs")
+
+
 @pytest.mark.parametrize("name", ["kafka", "registry", "redis"])
 def test_a_service_that_died_is_started_again_and_the_others_stay(own: EmbeddedStack, name: str) -> None:
     endpoints = own.up()
     schema_id = register(endpoints, SCHEMA).raise_for_status().json()["id"]
     redis.Redis.from_url(endpoints.redis).set("kept", name)
     before = pids(own)
-    psutil.Process(before[name]).kill()
-    wait_until(lambda: not own.status().running, 30, f"{name} still runs")
+    kill(own, name)
 
     assert own.up() == endpoints
     after = pids(own)
@@ -217,7 +222,7 @@ def test_a_schema_id_given_out_right_before_a_kill_is_kept(own: EmbeddedStack) -
     endpoints = own.up()
     schemas = [SCHEMA.replace("Order", f"Order{number}") for number in range(5)]
     given = [register(endpoints, schema, f"kill{n}-value").json()["id"] for n, schema in enumerate(schemas)]
-    psutil.Process(pids(own)["registry"]).kill()
+    kill(own, "registry")
     own.up()
     kept = [httpx.get(f"{endpoints.registry}/schemas/ids/{schema_id}", timeout=30).json() for schema_id in given]
     assert [json.loads(each["schema"])["name"] for each in kept] == [f"Order{number}" for number in range(5)]
