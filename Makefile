@@ -52,7 +52,7 @@ simulate-mutants: setup  ## plant bugs in the worker, one at a time: the simulat
 faults: setup  ## break the worker, the broker and the stores on purpose, in full (ONLY='kill.*', FRESH=1)
 	@$(BIN)/python -m tests.faults $(if $(ONLY),--only '$(ONLY)') $(if $(FRESH),--fresh)
 
-bench: setup  ## side by side with peers, on the same data in one run (LINES="live replay", EVENTS=200000, ROUNDS=3)
+bench: setup  ## side by side with peers, on the same data in one run (LINES="live replay", EVENTS=400000, ROUNDS=5)
 	@$(BIN)/python -m bench $(LINES) $(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 check: setup  ## lint, types, architecture, docs

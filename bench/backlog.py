@@ -18,7 +18,7 @@ from traffic.sent_log import SentLog
 from traffic.simulator import Simulator, SimulatorConfig
 
 USERS = 20_000
-RATE = 80.0  # in event time, so that 200,000 events fill windows of 30 minutes
+RATE = 80.0  # in event time, so that 400,000 events fill more than an hour
 MINUTE_MS = 60_000
 
 

@@ -1,35 +1,37 @@
 """The line `gates`: how fast a worker catches up with gates and the watch of drift, and without, on and off in turn."""
 
 import shutil
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bench.backlog import MINUTE_MS, RATE, Backlog
-from bench.live import POLL_S, catch_up, counts_of
+from bench.live import POLL_S, CaughtUp, catch_up, counts_of
 from bench.results import Goal, Line, OutputsDifferError, line_of, say, side_by_side
 from config.settings import Settings
+from config.words import span
 from quality.gates import GateStatus
 from sinks.lake_root import lake_of
 from sinks.quality_tables import DRIFT_REFERENCES
 from sinks.reference_tables import load_references
 from streams.gate_report import standings
-from streams.watching import DriftWatch, is_watched
+from streams.watching import DriftWatch
 from traffic.reference_files import write_reference_files
 from training.drift_reference import take_reference
 from training.drift_status import METRICS_FILE
+from training.drift_windows import judged_windows
 
 GOAL = Goal(ratio_min=0.95)
+ROUNDS = 7
 COMPARED_USERS = 2_000
-REFERENCE_WINDOWS_MIN = 10  # of a minute; a calibration needs 8
-WATCH_STARTS_S = 120.0
-# windows that close while the worker catches up, and six times as many looks as by default
-DRIFT = {"window_ms": MINUTE_MS, "lateness_ms": MINUTE_MS, "check_interval_s": 5.0}
-OFF = {
-    "gates": dict.fromkeys(("freshness_policy", "null_policy", "schema_policy", "reference_policy"), "off"),
-    "drift": {**DRIFT, "is_watched": False},
-}
-ON = {"gates": {"schema_policy": "halt", "freshness_max_ms": 7 * 24 * 60 * MINUTE_MS}, "drift": DRIFT}
+WINDOWS = 20  # of drift, in the events of a round; by default an hour is one
+REFERENCE_WINDOWS = 9  # a calibration needs 8
+CHECK_INTERVAL_S = 5.0  # by default 30
+DEADLINE_S = 120.0
+GATES_OFF = dict.fromkeys(("freshness_policy", "null_policy", "schema_policy", "reference_policy"), "off")
+GATES_ON = {"schema_policy": "halt", "freshness_max_ms": 7 * 24 * 60 * MINUTE_MS}
 
 
 def measure(found: Backlog, rounds: int) -> Line:
@@ -40,45 +42,47 @@ def measure(found: Backlog, rounds: int) -> Line:
     """
     count = sum(found.counts.values())
     users = [f"u{user}" for user in range(COMPARED_USERS)]
-    prepared = found.settings("gates_prepared", **OFF)
+    window_ms = max(1, int(count / RATE / 60 / WINDOWS)) * MINUTE_MS
+    drift = {"window_ms": window_ms, "lateness_ms": MINUTE_MS, "check_interval_s": CHECK_INTERVAL_S}
+    off = {"gates": GATES_OFF, "drift": {**drift, "is_watched": False}}
+    prepared = found.settings("gates_prepared", **off)
     catch_up(prepared, count)
-    _take_reference(prepared, found)
+    # the rest of the windows is left to be judged
+    start_ms = found.config.start_ms
+    take_reference(prepared, start_ms, start_ms + (REFERENCE_WINDOWS + 1) * window_ms, None, say)
     expected = counts_of(prepared, found.as_of_ms, users)
 
     def with_gates(number: int) -> float:
-        settings = found.settings(f"gates_on_{number}", **ON)
+        settings = found.settings(f"gates_on_{number}", gates=GATES_ON, drift=drift)
         _load_tables(settings, found)
         shutil.copytree(prepared.lake_path / DRIFT_REFERENCES.name, settings.lake_path / DRIFT_REFERENCES.name)
         with _watched(settings):
-            rate = catch_up(settings, count, then=lambda: _check(settings))
+            caught_up = catch_up(settings, count, then=lambda: _check(settings))
         if counts_of(settings, found.as_of_ms, users) != expected:
             raise OutputsDifferError("a worker with gates does not count what one without them does")
-        return rate
+        return _rate(caught_up, on_us)
 
-    values = side_by_side(
-        rounds,
-        with_gates,
-        lambda number: catch_up(found.settings(f"gates_off_{number}", **OFF), count),
-        say,
-        names=("on", "off"),
-    )
-    return line_of(
+    def without(number: int) -> float:
+        return _rate(catch_up(found.settings(f"gates_off_{number}", **off), count), off_us)
+
+    on_us: list[float] = []
+    off_us: list[float] = []
+    values = side_by_side(rounds, with_gates, without, say, names=("on", "off"), alternates=True)
+    line = line_of(
         "gates",
         *values,
         GOAL,
         unit="events/s",
         what="one worker catches up, as in the line `live`, with all four gates, reference tables, and a watch "
-        f"beside it that looks for drift every {DRIFT['check_interval_s']:g} s",
+        f"beside it that looks for drift every {CHECK_INTERVAL_S:g} s, in windows of {span(window_ms)} of event time",
         peer_what="the same with gates and the watch off",
     )
+    return replace(line, cpu_us=round(statistics.median(on_us), 1), peer_cpu_us=round(statistics.median(off_us), 1))
 
 
-def _take_reference(settings: Settings, found: Backlog) -> None:
-    """Take the first third of the events as reference, so that windows are left to be judged."""
-    minutes = sum(found.counts.values()) / RATE / 60
-    taken = max(REFERENCE_WINDOWS_MIN, int(minutes / 3))
-    first_ms = found.config.start_ms
-    take_reference(settings, first_ms, first_ms + (taken + 1) * MINUTE_MS, None, say)
+def _rate(caught_up: CaughtUp, cpu_us: list[float]) -> float:
+    cpu_us.append(caught_up.cpu_us)
+    return caught_up.rate
 
 
 def _load_tables(settings: Settings, found: Backlog) -> None:
@@ -92,11 +96,8 @@ def _watched(settings: Settings) -> Iterator[None]:
     watch = DriftWatch(settings, look_interval_s=POLL_S)
     watch.start()
     try:
-        deadline_s = time.monotonic() + WATCH_STARTS_S
-        while not (settings.home / "metrics" / METRICS_FILE).is_file():  # which the first round leaves
-            if time.monotonic() > deadline_s:
-                raise OutputsDifferError("the watch of drift does not start")
-            time.sleep(POLL_S)
+        # which the first round leaves
+        _until((settings.home / "metrics" / METRICS_FILE).is_file, "the watch of drift does not start")
         yield
     finally:
         watch.stop()
@@ -113,5 +114,12 @@ def _check(settings: Settings) -> None:
             if standing.verdict is None or standing.verdict.status is not GateStatus.PASS:
                 said = "it is off" if standing.verdict is None else standing.verdict.detail
                 raise OutputsDifferError(f"gate {gate} of {topic.topic} does not pass: {said}")
-    if not is_watched(settings.home):
-        raise OutputsDifferError("nobody watches for drift")
+    _until(lambda: bool(judged_windows(lake_of(settings), newest=1)), "no window is judged")
+
+
+def _until(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise OutputsDifferError(otherwise)
+        time.sleep(POLL_S)

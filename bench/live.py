@@ -3,6 +3,9 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
 
 from bench.backlog import Backlog
 from bench.peer import NAMES, Counts, run_peer
@@ -27,7 +30,7 @@ def measure(found: Backlog, rounds: int) -> Line:
 
     def ours(number: int) -> float:
         settings = found.settings(f"live_{number}")
-        rate = catch_up(settings, sum(found.counts.values()))
+        rate = catch_up(settings, sum(found.counts.values())).rate
         nonlocal counted
         counted = counts_of(settings, found.as_of_ms, counted_users)
         return rate
@@ -64,8 +67,21 @@ def expect_equal(ours: Counts, peers: Counts) -> None:
     say(f"the counts of {len(held):,} users are equal")
 
 
-def catch_up(settings: Settings, count: int, then: Callable[[], None] = lambda: None) -> float:
-    """Run a worker over the backlog; return events per second from its first batch to its last commit.
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """How a worker caught up, from its first batch to its last commit.
+
+    Attributes:
+        rate: events per second.
+        cpu_us: CPU time of its process per event, in microseconds.
+    """
+
+    rate: float
+    cpu_us: float
+
+
+def catch_up(settings: Settings, count: int, then: Callable[[], None] = lambda: None) -> CaughtUp:
+    """Run a worker over the backlog, and measure it.
 
     Args:
         then: called once it has caught up, before it is stopped.
@@ -73,10 +89,21 @@ def catch_up(settings: Settings, count: int, then: Callable[[], None] = lambda: 
     log_path = settings.home / "worker.log"
     with worker_process(settings, log_path) as process:
         lags = GroupLags(settings)
-        started_s = _wait(process, lambda: sum(read_workers(settings).outcomes.values()) > 0)
+        started_s = _wait(process, lambda: _read(settings) > 0)
+        before, before_s = _read(settings), _cpu_s(process)
         ended_s = _wait(process, lambda: lags.total() == 0)
+        spent_s = _cpu_s(process) - before_s
         then()
-    return count / (ended_s - started_s)
+    return CaughtUp(count / (ended_s - started_s), 1e6 * spent_s / (count - before))
+
+
+def _read(settings: Settings) -> int:
+    return sum(read_workers(settings).outcomes.values())
+
+
+def _cpu_s(process: "subprocess.Popen[bytes]") -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
 
 
 def _wait(process: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> float:

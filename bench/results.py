@@ -36,6 +36,8 @@ class Line:
         spread: (greatest - smallest) / median of ours, and `peer_spread` of the peer's.
         ratio: median of the ratios of neighbouring rounds.
         what, peer_what: what each side did.
+        cpu_us, peer_cpu_us: CPU time of the measured process per event, medians in microseconds; None where it was not
+            measured. It is steadier than a rate on a machine with other work.
     """
 
     line: str
@@ -50,6 +52,8 @@ class Line:
     rounds: int
     what: str
     peer_what: str
+    cpu_us: float | None = None
+    peer_cpu_us: float | None = None
 
 
 class OutputsDifferError(Exception):
@@ -62,11 +66,18 @@ def side_by_side(
     peer: Callable[[int], float],
     tell: Callable[[str], None],
     names: tuple[str, str] = ("ours", "peer"),
+    *,
+    alternates: bool = False,
 ) -> tuple[list[float], list[float]]:
-    """Measure both in turn; each is told the number of the round and returns a rate."""
+    """Measure both in turn; each is told the number of the round and returns a rate.
+
+    Args:
+        alternates: the peer goes first in every second round, so that what gets slower with time is nobody's loss.
+    """
     measured: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
-        for name, side, values in ((names[0], ours, measured[0]), (names[1], peer, measured[1])):
+        sides = [(names[0], ours, measured[0]), (names[1], peer, measured[1])]
+        for name, side, values in reversed(sides) if alternates and number % 2 else sides:
             values.append(side(number))
             tell(f"round {number + 1} of {rounds}, {name}: {values[-1]:,.0f}/s")
     return measured

@@ -188,6 +188,7 @@ def watch(settings: Settings, interval_s: float, *, tell: Callable[[str], None],
         with watching_alone(settings.home) as is_alone:
             if not is_alone:
                 return False
+            tell(f"begins, and goes round every {interval_s:g} s until it is ended")
             with closing(Watch(settings, tell)) as rounds:
                 while True:
                     done = rounds.round()

@@ -211,7 +211,7 @@ class Retraining:
                 return _answer(suppressed, "suppressed", why)
             requested = self._note(asked, Step.REQUESTED)
             self._put(requested)
-            logger.warning("retraining %s is requested: %s", requested.request_id, requested.detail)
+            logger.info("retraining %s is requested: %s", requested.request_id, requested.detail)
             return _answer(requested, "requested", requested.detail)
 
     def _why_not(self, rows: list[dict[str, Any]], red: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from config.settings import Settings
-from config.words import moment
+from config.words import moment, span
 from quality.calibration import WINDOWS_MIN, Calibration, calibrate
 from quality.profile import Profile, merged
 from quality.reference import Reference, Window
@@ -131,12 +131,12 @@ def take_reference(
         each.window
         for each in seen
         if each.window.profile.rows >= drift.min_rows
-        and not any(span.unfit(each, settings.gates.window_ms) for span in spans)
+        and not any(halt.unfit(each, settings.gates.window_ms) for halt in spans)
     ]
     if len(windows) < WINDOWS_MIN:
         raise HistoryError(
-            f"From {moment(from_ms)} to {moment(to_ms)} the lake holds {len(windows)} windows of {window_ms} ms with "
-            f"at least {drift.min_rows} events of the kind {drift.label_kind} in which no view was halted; a "
+            f"From {moment(from_ms)} to {moment(to_ms)} the lake holds {len(windows)} windows of {span(window_ms)} "
+            f"with at least {drift.min_rows} events of the kind {drift.label_kind} in which no view was halted; a "
             f"calibration needs {WINDOWS_MIN}.",
             hint="Take a longer range, or set drift.window_ms.",
         )
