@@ -2,7 +2,6 @@
 
 import fcntl
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.demo_waiting import DemoError, Waiting
 from cli.worker_process import worker_process
 from config.errors import ShopstreamError
 from config.quality import GatePolicy
@@ -28,14 +28,8 @@ from traffic.simulator import Simulator, SimulatorConfig
 from traffic.timed import TimedEvent
 
 START_TIMEOUT_S = 90.0
-DRAIN_TIMEOUT_S = 120.0
-POLL_S = 0.05
 PROBE_POLL_S = 0.02
 PROBE_TIMEOUT_S = 30.0
-
-
-class DemoError(ShopstreamError):
-    """The demo could not be run to its end."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +262,10 @@ class DemoRun:
             self._tell("Starting a worker, which applies the feature definitions")
             process = opened.enter_context(worker_process(self._settings, self._worker_log()))
             load_feast()  # takes seconds, as it does in the worker meanwhile
-            self._wait_for(lambda: bool(read_workers(self._settings).read), process, START_TIMEOUT_S, "took partitions")
+            waiting = Waiting(process, self._worker_log())
+            waiting.until(
+                lambda: bool(read_workers(self._settings).read), "the worker had no partitions", START_TIMEOUT_S
+            )
             reader = FeatureReader.from_settings(self._settings, for_inspection=True)
             opened.callback(reader.close)
             log.probe = probe = FreshnessProbe(reader)
@@ -283,14 +280,14 @@ class DemoRun:
                 sent_s = time.monotonic()
                 self._tell("Waiting until all is read, stored and committed")
                 lags = GroupLags(self._settings)
-                self._wait_for(lambda: lags.total() == 0, process, DRAIN_TIMEOUT_S, "committed every record")
+                waiting.until(lambda: lags.total() == 0, "the worker had not committed every record")
                 done_s = time.monotonic()
             finally:
                 stop_view()
                 probe.stop()
             workers = read_workers(self._settings)
         if process.returncode != 0:
-            raise self._worker_ended(process)
+            raise waiting.ended()
         return DemoResult(
             settings=self._settings,
             log=log,
@@ -338,25 +335,5 @@ class DemoRun:
 
         return stop
 
-    def _wait_for(
-        self, condition: Callable[[], bool], process: "subprocess.Popen[bytes]", timeout_s: float, what: str
-    ) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            if process.poll() is not None:
-                raise self._worker_ended(process)
-            if time.monotonic() > deadline_s:
-                raise DemoError(
-                    f"The worker has not {what} after {timeout_s:.0f} s.", hint=f"See {self._worker_log()}."
-                )
-            time.sleep(POLL_S)
-
     def _worker_log(self) -> Path:
         return self._settings.home / "worker.log"
-
-    def _worker_ended(self, process: "subprocess.Popen[bytes]") -> DemoError:
-        lines = self._worker_log().read_text(errors="replace").strip().splitlines() or ["nothing"]
-        return DemoError(
-            f"The worker ended with code {process.returncode}; its last words: {lines[-1].strip()}",
-            hint=f"See {self._worker_log()}.",
-        )

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.demo_run import START_TIMEOUT_S
-from cli.drift_story import Happening, Narrator, StoryStep, Waiting
+from cli.demo_waiting import Waiting
+from cli.drift_story import Happening, Narrator, StoryStep
 from cli.drift_traffic import HOUR_MS, Hours, Traffic, Visitors
 from cli.worker_process import worker_process
 from config.settings import Settings

@@ -1,18 +1,10 @@
-"""What the story of `shopstream demo --drift` is told with: its steps, and waiting for what should happen."""
+"""What the story of `shopstream demo --drift` is told with: its steps."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from cli.demo_run import POLL_S, DemoError
-
-if TYPE_CHECKING:
-    import subprocess
-
-WAIT_S: Final = 120.0
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +89,3 @@ class Narrator:
         done = StoryStep(name, happening.outcome, at_s, self.seconds - at_s, happening.is_as_told, happening.figures)
         self.steps.append(done)
         self.tell(f"{name}: {done.outcome} ({done.seconds:.1f} s)")
-
-
-class Waiting:
-    """Waits for what a worker should bring about.
-
-    Args:
-        process: the worker.
-        log_path: where it writes its log.
-    """
-
-    def __init__(self, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
-        self._process = process
-        self._log_path = log_path
-
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
-        """Wait until something holds.
-
-        Args:
-            what: what has not happened if it does not, as `the view was not halted`.
-
-        Raises:
-            DemoError: it does not within the time, or the worker ended.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            if self._process.poll() is not None:
-                raise DemoError(f"The worker ended with {self._process.returncode}.", hint=f"See {self._log_path}.")
-            if time.monotonic() > deadline_s:
-                raise DemoError(f"After {timeout_s:.0f} s {what}.", hint=f"See {self._log_path}.")
-            time.sleep(POLL_S)

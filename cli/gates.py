@@ -1,6 +1,5 @@
 """`shopstream gates`: whether the data of each topic is fit to be applied, why not, and what to do about it."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from rich.table import Column, Table
 
 from cli.context import ExitCode, JsonFlag, emit, invocation
 from cli.durations import duration_ms
+from config.words import moment
 from schemas.event import EVENT_TOPICS
 
 app = typer.Typer(no_args_is_help=True, help="Gates: is the data fit to be applied; what halted a view, and resuming.")
@@ -99,7 +99,7 @@ def override(
     name = _topic(topic)
     until_ms = gate_report.override(settings, name, Gate(gate), reason, for_ms)
     payload = {"topic": name, "gate": gate, "until_ms": until_ms, "reason": reason}
-    said = f"Gate {gate} of {name} does not halt for records appended before {_time(until_ms)}."
+    said = f"Gate {gate} of {name} does not halt for records appended before {moment(until_ms)}."
     emit(payload, as_json=json, text=lambda console: console.print(said, highlight=False))
 
 
@@ -120,16 +120,13 @@ def _next_steps(topic: str, document: dict[str, Any]) -> list[str]:
     return steps or ["Nothing: no gate is red."]
 
 
-def _time(at_ms: int | None) -> str:
-    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 def _print_status(console: Console, payload: dict[str, Any]) -> None:
     table = Table(Column("topic", no_wrap=True), "gate", "policy", "status", "since", "what was seen")
     for topic in payload["topics"]:
         for row in topic["gates"]:
             shown = f"[{_COLOURS[row['status']]}]{row['status'].upper()}[/]"
-            table.add_row(topic["topic"], row["gate"], row["policy"], shown, _time(row["since_ms"]), row["detail"])
+            since = "-" if row["since_ms"] is None else moment(row["since_ms"])
+            table.add_row(topic["topic"], row["gate"], row["policy"], shown, since, row["detail"])
     console.print(table)
     for topic in payload["topics"]:
         _print_halt(console, topic)
@@ -138,7 +135,7 @@ def _print_status(console: Console, payload: dict[str, Any]) -> None:
 def _print_halt(console: Console, topic: dict[str, Any]) -> None:
     halt, name = topic["halt"], topic["topic"]
     if halt:
-        since = _time(halt["since_ms"])
+        since = moment(halt["since_ms"])
         console.print(
             f"[red]{name} is HALTED since {since} by gate {halt['gate']}: {halt['detail']}[/red]", highlight=False
         )
@@ -158,7 +155,7 @@ def _print_explanation(console: Console, payload: dict[str, Any]) -> None:
     if payload["accepted"]:
         accepted = payload["accepted"]
         console.print(
-            f"last resumed {_time(accepted['at_ms'])}: {accepted['reason'] or 'no reason given'}", highlight=False
+            f"last resumed {moment(accepted['at_ms'])}: {accepted['reason'] or 'no reason given'}", highlight=False
         )
     for step in payload["next_steps"]:
         console.print(f"next: {step}", highlight=False)

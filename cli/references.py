@@ -1,7 +1,6 @@
 """`shopstream lake reference`: the tables that say which products, categories and users exist."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import JsonFlag, emit, invocation
+from config.words import moment
 from schemas.privacy import Pseudonyms
 from sinks.lake_root import lake_of
 
@@ -98,6 +98,6 @@ def _print_list(console: Console, payload: dict[str, Any]) -> None:
             shown.add_row(row["name"], "-", "not loaded", "-")
             continue
         loaded_ms = row["loaded_ms"]
-        when = "-" if loaded_ms is None else f"{datetime.fromtimestamp(loaded_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        when = "-" if loaded_ms is None else moment(loaded_ms)
         shown.add_row(row["name"], f"{row['row_count']:,}", when, str(row["version"]))
     console.print(shown)
