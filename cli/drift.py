@@ -11,7 +11,7 @@ import typer
 
 from cli import drift_views
 from cli.context import ExitCode, JsonFlag, emit, invocation, progress_console
-from cli.drift_watch import Round, check_windows, red_gates, watch
+from cli.drift_watch import Round, behind, check_windows, red_gates, watch
 from cli.durations import duration_ms
 from cli.interrupts import termination_unwinds
 from cli.priority import GIVES_WAY, NiceOption, giving_way
@@ -133,8 +133,15 @@ def check(ctx: typer.Context, *, nice: NiceOption = GIVES_WAY, json: JsonFlag = 
     settings = invocation(ctx).settings()
     ctx.with_resource(giving_way(nice))
     ctx.with_resource(termination_unwinds())
+    from streams.observing import GroupLags
+
     console = progress_console()
-    found = check_windows(settings, red_gates(settings), lambda line: console.print(line, style="dim", highlight=False))
+    found = check_windows(
+        settings,
+        red_gates(settings),
+        behind(settings, GroupLags(settings)),
+        lambda line: console.print(line, style="dim", highlight=False),
+    )
     payload = found.payload()
     emit(payload, as_json=json, text=lambda out: drift_views.print_check(out, payload))
     if any(window["outcome"] == "alarm" for window in payload["windows"]):

@@ -7,8 +7,8 @@ reference tables, trains the first model, resumes the view, and clicks on recomm
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,6 @@ from traffic.sending import open_sender
 from traffic.sent_log import SentLog
 
 NULL_SHARE: Final = 0.05
-GATED_PER_SECOND: Final = 2_000.0  # slow enough for a gate to see what goes on before it has passed
 CANARY_ANSWERS_MAX: Final = 8_000
 REPORT_FILE: Final = "drift-report.html"
 
@@ -185,9 +184,7 @@ class DriftDemo:
     def _stable(self, traffic: Traffic, waiting: Waiting) -> None:
         hours = self._hours.stable
         with self._narrator.step("stable", f"{hours} hours in which nothing changes") as happening:
-            traffic.send(hours - 1)
-            # partitions that are read at full speed are hours apart, and a gate would count that against what follows
-            traffic.send(1, per_second=GATED_PER_SECOND)
+            traffic.send(hours)
             # the last hour is closed by events of the next
             last_ms = traffic.now_ms - 2 * HOUR_MS
             waiting.until(lambda: self._is_judged(last_ms), "the windows were not judged")
@@ -202,7 +199,7 @@ class DriftDemo:
         begins = f"a producer forgets the category in {percent(NULL_SHARE)} of its events"
         with self._narrator.step("null bug", begins) as happening:
             bug_ms = traffic.now_ms
-            traffic.send(self._hours.bug, change=NullBug(NULL_SHARE, seed=self._seed), per_second=GATED_PER_SECOND)
+            traffic.send(self._hours.bug, change=NullBug(NULL_SHARE, seed=self._seed))
             waiting.until(lambda: bool(self._halts()), "the view was not halted")
             halt = self._halts()[0]
             waiting.until(lambda: self._lag(CARTS_TOPIC) == 0, "the carts did not go on")
@@ -242,8 +239,9 @@ class DriftDemo:
         hours, most = self._hours.shift, self._settings.drift.windows_in_row + 1
         with self._narrator.step("shift", f"{hours} hours in which visitors turn to other categories") as happening:
             shift_ms = traffic.now_ms
-            traffic.send(hours)
-            self._wait_committed(waiting)
+            with self._unwatched(waiting):
+                traffic.send(hours)
+                self._wait_committed(waiting)
             last_ms = shift_ms + (most - 1) * HOUR_MS
             waiting.until(lambda: bool(self._requests()) or self._is_judged(last_ms), "the windows were not judged")
             requests = self._requests()
@@ -315,6 +313,24 @@ class DriftDemo:
     def _wait_committed(self, waiting: Waiting) -> None:
         lags = GroupLags(self._settings)
         waiting.until(lambda: lags.total() == 0, "the worker had not committed all that was sent")
+
+    @contextmanager
+    def _unwatched(self, waiting: Waiting) -> Iterator[None]:
+        """Keep windows from being judged: a day is sent in seconds, and a look could come at any hour of it."""
+        from training.drift_reference import one_at_a_time
+        from training.errors import DriftBusyError
+
+        with ExitStack() as held:
+
+            def holds() -> bool:
+                try:
+                    held.enter_context(one_at_a_time(self._settings))
+                except DriftBusyError:
+                    return False
+                return True
+
+            waiting.until(holds, "the watch had not ended a round")
+            yield
 
     def _lag(self, topic: str) -> int:
         return sum(lag.lag_records for lag in GroupLags(self._settings).read() if lag.tp.topic == topic)

@@ -75,19 +75,17 @@ class Traffic:
         self._next: TimedEvent | None = None
         self.now_ms = start_ms
 
-    def send(self, hours: int, *, change: Change | None = None, per_second: float | None = None) -> int:
-        """Send the next hours; return how many events that were.
+    def send(self, hours: int, *, change: Change | None = None) -> int:
+        """Send the next hours as fast as they are taken; return how many events that were.
 
         Args:
             change: on their way.
-            per_second: events per second of the wall clock; None for full speed.
         """
         until_ms = self.now_ms + hours * HOUR_MS
         begin_ms = self.now_ms - self.config.start_ms
         end_ms = until_ms - self.config.start_ms
         part = (timed._replace(send_ms=timed.send_ms - begin_ms) for timed in self._before(end_ms))
-        speed = None if per_second is None else per_second / self.config.rate
-        pacer = Pacer(clock=time.monotonic, sleep=time.sleep, speed=speed)
+        pacer = Pacer(clock=time.monotonic, sleep=time.sleep, speed=None)
         self._sender.run(part if change is None else change.over(part), pacer)
         self.now_ms = until_ms
         return pacer.sent_count

@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +14,7 @@ from config.settings import Settings
 if TYPE_CHECKING:
     from sinks.outbox import Outbox
     from sinks.outbox_sender import OutboxSender
+    from streams.observing import GroupLags
     from training.drift_reference import HaltedSpan
     from training.drift_windows import Cause, CheckReport
 
@@ -89,6 +90,7 @@ class Watch:
         self._failing: dict[str, str] = {}
         self._outbox: Outbox | None = None
         self._sender: OutboxSender | None = None
+        self._lags: GroupLags | None = None
         self._waiting: set[tuple[str, str]] = set()
 
     def close(self) -> None:
@@ -132,10 +134,13 @@ class Watch:
         self._failing[name] = why
 
     def _check(self, done: Round, red: RedGates) -> None:
+        from streams.observing import GroupLags
         from training.errors import DriftBusyError
 
+        if self._lags is None:
+            self._lags = GroupLags(self._settings)
         with suppress(DriftBusyError):  # somebody else does the same
-            report = check_windows(self._settings, red)
+            report = check_windows(self._settings, red, behind(self._settings, self._lags))
             done.judged = [window.document() for window in report.windows]
             for window in report.windows:
                 self._tell(window_words(window.document()))
@@ -201,8 +206,13 @@ def watch(settings: Settings, interval_s: float, *, tell: Callable[[str], None],
         signal.signal(signal.SIGTERM, before)
 
 
-def check_windows(settings: Settings, red: RedGates, tell: Callable[[str], None] = lambda _line: None) -> "CheckReport":
+def check_windows(
+    settings: Settings, red: RedGates, behind: Collection[int], tell: Callable[[str], None] = lambda _line: None
+) -> "CheckReport":
     """Judge what is closed, and ask for a retraining where that is due.
+
+    Args:
+        behind: partitions that windows wait for.
 
     Raises:
         DriftBusyError: another process is at it.
@@ -223,7 +233,19 @@ def check_windows(settings: Settings, red: RedGates, tell: Callable[[str], None]
             red=red.words,
         )
 
-    return check(settings, red=red.halts, request=request, tell=tell)
+    return check(settings, red=red.halts, request=request, behind=behind, tell=tell)
+
+
+def behind(settings: Settings, lags: "GroupLags") -> set[int]:
+    """Return the partitions of the judged kind that the workers have not read to their ends.
+
+    Raises:
+        BrokerUnavailableError: Kafka does not answer.
+    """
+    from training.event_labels import topic_of
+
+    topic = topic_of(settings.drift.label_kind)
+    return {lag.tp.partition for lag in lags.read() if lag.tp.topic == topic and lag.lag_records}
 
 
 def red_gates(settings: Settings) -> RedGates:

@@ -1,12 +1,12 @@
 """Gates: is the data of a topic fit to be applied? Counts over sliding windows, and what they say.
 
-A window slides over the gate's own time, the newest time seen so far in log order, which never goes back: what is
-decided follows from the log, not from when it is read. Freshness slides over append time, since a feed that sends
-only old events does not move event time; all else slides over event time, as far as it is not ahead of append time.
-Counts of panes and of workers add up (`Tally`).
+A window slides over the time of the log, in each partition the newest so far, which never goes back: what is decided
+follows from the log, not from when it is read, nor from which partition is read first. Freshness slides over append
+time, since a feed that sends only old events does not move event time; all else slides over event time, as far as it is
+not ahead of append time. Counts of panes and of workers add up (`Tally`).
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +16,7 @@ from config.quality import GatePolicy, GateSettings
 from config.words import percent, span
 
 PANES: Final = 10
+PANES_KEPT: Final = 1_000  # those used last; what a partition needs are the ten where it stands
 SCHEMA_PART: Final = "schema"
 RECORDS_PART: Final = "records"
 
@@ -82,48 +83,44 @@ class Tally:
         return cls(seen, bad, overdue, None if youngest is None else int(youngest))
 
 
-class Window:
-    """Tallies of the newest `window_ms` of a time that never goes back.
+class Panes:
+    """Tallies by panes of time, over which windows slide; every partition stands at a pane of its own.
+
+    In a backlog partitions are read hours apart. What one counts adds to what the others counted of the same time.
 
     Args:
-        window_ms: divided into panes; the oldest goes as a new one begins.
+        window_ms: divided into `PANES`.
     """
 
     def __init__(self, window_ms: int) -> None:
         self.pane_ms = max(1, window_ms // PANES)
-        self.now_ms = -1
-        self._panes: deque[tuple[int, Tally]] = deque()
+        self._reached: dict[int, int] = {}
+        self._tallies: OrderedDict[int, Tally] = OrderedDict()
 
     @property
-    def pane(self) -> int:
-        """The number of the newest pane."""
-        return self.now_ms // self.pane_ms
+    def now_ms(self) -> int:
+        """The newest time of any partition; -1 before the first."""
+        return max(self._reached.values(), default=-1)
 
-    def newest(self, at_ms: int) -> Tally:
-        """Move the time to `at_ms`, if that is later, and return the tally of the newest pane, to be added to."""
-        self.now_ms = max(self.now_ms, at_ms)
-        if not self._panes or self._panes[-1][0] != self.pane:
-            self._panes.append((self.pane, Tally()))
-            while self._panes[0][0] <= self.pane - PANES:
-                self._panes.popleft()
-        return self._panes[-1][1]
+    def reached_ms(self, partition: int) -> int:
+        """Return the newest time of a partition; -1 before the first."""
+        return self._reached.get(partition, -1)
 
-    def total(self) -> Tally:
-        """Return the sum over the window."""
-        total = Tally()
-        for _, tally in self._panes:
-            total.add(tally)
-        return total
+    def count_at(self, partition: int, at_ms: int) -> Tally:
+        """Move a partition to `at_ms`, if that is later, and return the tally where it stands, to be added to."""
+        self._reached[partition] = now_ms = max(at_ms, self.reached_ms(partition))
+        pane = now_ms // self.pane_ms
+        tally = self._tallies.setdefault(pane, Tally())
+        self._tallies.move_to_end(pane)
+        if len(self._tallies) > PANES_KEPT:
+            self._tallies.popitem(last=False)
+        return tally
 
-    @property
-    def youngest_ms(self) -> int | None:
-        """The smallest age that was counted."""
-        return min((tally.youngest_ms for _, tally in self._panes if tally.youngest_ms is not None), default=None)
-
-    @property
-    def is_spotless(self) -> bool:
-        """Tell whether nothing bad was counted."""
-        return not any(tally.bad for _, tally in self._panes)
+    def window(self, end_ms: int) -> list[Tally]:
+        """Return the tallies of the window whose newest pane holds `end_ms`."""
+        pane = end_ms // self.pane_ms
+        found = (self._tallies.get(number) for number in range(pane - PANES + 1, pane + 1))
+        return [tally for tally in found if tally is not None]
 
 
 @dataclass(frozen=True, slots=True)

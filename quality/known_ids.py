@@ -49,7 +49,7 @@ class KnownIds:
 
 
 class FirstSeen:
-    """When ids were first missed, in the gate's time; the oldest are forgotten beyond a bound, and are new again.
+    """When ids were first missed, in the log's time; the oldest are forgotten beyond a bound, and are new again.
 
     Args:
         kept_max: how many are remembered.
@@ -60,9 +60,17 @@ class FirstSeen:
         self._first: dict[int, int] = {}
 
     def overdue(self, ids: set[str], now_ms: int, grace_ms: int) -> set[str]:
-        """Note that these are missing now, and return those that were first missed longer than `grace_ms` ago."""
-        first = self._first
-        found = {text for text in ids if now_ms - first.setdefault(id_hash(text), now_ms) > grace_ms}
+        """Note that these are missing now, and return those that were first missed longer than `grace_ms` ago.
+
+        Args:
+            now_ms: may be earlier than before: partitions of a backlog are read hours apart.
+        """
+        first, found = self._first, set()
+        for text in ids:
+            hashed = id_hash(text)
+            first[hashed] = since_ms = min(now_ms, first.get(hashed, now_ms))
+            if now_ms - since_ms > grace_ms:
+                found.add(text)
         while len(first) > self._kept_max:
             del first[next(iter(first))]
         return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import attrgetter, sub
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from config.errors import SettingsError
 from config.quality import GateSettings
@@ -17,9 +17,9 @@ from quality.gates import (
     Gate,
     GateRules,
     GateStatus,
+    Panes,
     Tally,
     Verdict,
-    Window,
     judge,
 )
 from quality.known_ids import FirstSeen, KnownIds
@@ -81,6 +81,19 @@ class Evidence:
         return {"examples": list(self.newest), "offsets": {str(number): ends for number, ends in self.offsets.items()}}
 
 
+class Failure(NamedTuple):
+    """A gate that failed on the way.
+
+    Attributes:
+        happened_ms: event time that the partition had reached there; the window ends with it.
+        arrived_ms: the same of append time.
+    """
+
+    verdict: Verdict
+    happened_ms: int
+    arrived_ms: int
+
+
 class TopicCounting:
     """The gates of one topic on one worker.
 
@@ -104,7 +117,7 @@ class TopicCounting:
     def begin_anew(self, accepted: Mapping[int, int]) -> None:
         """Forget what was counted; records below `accepted`, by partition, are not looked at."""
         window_ms = self.rules.settings.window_ms
-        self._happened, self._arrived = Window(window_ms), Window(window_ms)
+        self._happened, self._arrived = Panes(window_ms), Panes(window_ms)
         self.evidence: dict[str, Evidence] = {}
         self.counted = dict(accepted)
 
@@ -118,29 +131,33 @@ class TopicCounting:
         """The newest event time, as far as it is not ahead of append time."""
         return self._happened.now_ms
 
-    def tally(self) -> Tally:
-        """Return what both windows hold."""
-        total, arrived = self._happened.total(), self._arrived.total()
-        total.add(arrived)
+    def tally(self, happened_ms: int | None = None, arrived_ms: int | None = None) -> Tally:
+        """Return what both windows hold that end there; the newest unless told."""
+        total = Tally()
+        for tally in (
+            *self._happened.window(self.happened_ms if happened_ms is None else happened_ms),
+            *self._arrived.window(self.arrived_ms if arrived_ms is None else arrived_ms),
+        ):
+            total.add(tally)
         return total
 
     def missing(self) -> list[str]:
         """Return the ids whose reference table is not there."""
         return [name for name in self.rules.ids if self.tables.get(name) is None]
 
-    def verdicts(self) -> list[Verdict]:
-        """Say what the gates make of it now."""
-        return judge(self.tally(), self.rules, missing=self.missing())
+    def verdicts(self, happened_ms: int | None = None, arrived_ms: int | None = None) -> list[Verdict]:
+        """Say what the gates make of the windows that end there; the newest unless told."""
+        return judge(self.tally(happened_ms, arrived_ms), self.rules, missing=self.missing())
 
-    def look(self, works: Sequence[DecodedBatch]) -> dict[Gate, Verdict]:
+    def look(self, works: Sequence[DecodedBatch]) -> dict[Gate, Failure]:
         """Count batches, pane by pane, and return what failed on the way; what was counted before is left out."""
-        failed: dict[Gate, Verdict] = {}
+        failed: dict[Gate, Failure] = {}
         for work in works:
-            for _ in self._counts(self._uncounted(work)):
-                if not self._is_beyond_doubt():
-                    for verdict in self.verdicts():
+            for happened_ms, arrived_ms in self._counts(work.batch.tp.partition, self._uncounted(work)):
+                if not self._is_beyond_doubt(happened_ms, arrived_ms):
+                    for verdict in self.verdicts(happened_ms, arrived_ms):
                         if verdict.status is GateStatus.FAIL:
-                            failed.setdefault(verdict.gate, verdict)
+                            failed.setdefault(verdict.gate, Failure(verdict, happened_ms, arrived_ms))
         return failed
 
     def _uncounted(self, work: DecodedBatch) -> Sequence[RawRow]:
@@ -153,35 +170,37 @@ class TopicCounting:
             return rows
         return [row for row in rows if row.record.offset >= begin]
 
-    def _counts(self, rows: Sequence[RawRow]) -> Iterator[int]:
-        """Count rows; yield after each run of them that is in one pane of either window, how many that were."""
+    def _counts(self, partition: int, rows: Sequence[RawRow]) -> Iterator[tuple[int, int]]:
+        """Count rows; yield after each run of them that is in one pane of both times: (event time, append time)."""
         if not rows:
             return
         events = [row.event for row in rows]
         times = [event.event_time_ms for event in events]
         appends = [row.record.append_time_ms for row in rows]
-        ends = self._ends(list(map(min, times, appends)), appends)
         begin = 0
-        for end, happened_ms, arrived_ms in ends:
+        for end, happened_ms, arrived_ms in self._ends(partition, list(map(min, times, appends)), appends):
             part, of_part = rows[begin:end], events[begin:end]
-            arrived = self._arrived.newest(arrived_ms)
+            arrived = self._arrived.count_at(partition, arrived_ms)
             if self.rules.is_on(Gate.FRESHNESS):
                 ages = Tally(youngest_ms=min(map(sub, appends[begin:end], times[begin:end])))
                 ages.seen[RECORDS_PART] = len(part)
                 arrived.add(ages)
-            self._count(part, of_part, self._happened.newest(happened_ms))
-            yield len(part)
+            self._count(part, of_part, self._happened.count_at(partition, happened_ms), happened_ms)
+            yield happened_ms, arrived_ms
             begin = end
 
-    def _ends(self, times: Sequence[int], appends: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Return where runs of one pane end, with the newest times there: (index, event time, append time)."""
+    def _ends(self, partition: int, times: Sequence[int], appends: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return where runs of one pane end, with the partition's times there: (index, event time, append time)."""
         happened, arrived = self._happened, self._arrived
-        newest, last = max(times), max(appends)
-        if newest // happened.pane_ms <= happened.pane and last // arrived.pane_ms <= arrived.pane:
+        happened_ms, arrived_ms = happened.reached_ms(partition), arrived.reached_ms(partition)
+        newest, last = max(happened_ms, *times), max(arrived_ms, *appends)
+        if newest // happened.pane_ms == happened_ms // happened.pane_ms and last // arrived.pane_ms == (
+            arrived_ms // arrived.pane_ms
+        ):
             return [(len(times), newest, last)]
         # both never go back, so where a pane ends is found without a look at each record
-        newest_at = list(accumulate(times, max, initial=happened.now_ms))[1:]
-        last_at = list(accumulate(appends, max, initial=arrived.now_ms))[1:]
+        newest_at = list(accumulate(times, max, initial=happened_ms))[1:]
+        last_at = list(accumulate(appends, max, initial=arrived_ms))[1:]
         ends, end = [], 0
         while end < len(times):
             newest, last = _pane_end(newest_at[end], happened.pane_ms), _pane_end(last_at[end], arrived.pane_ms)
@@ -189,14 +208,14 @@ class TopicCounting:
             ends.append((end, newest_at[end - 1], last_at[end - 1]))
         return ends
 
-    def _is_beyond_doubt(self) -> bool:
+    def _is_beyond_doubt(self, happened_ms: int, arrived_ms: int) -> bool:
         """Tell whether no gate can fail, without asking each."""
-        youngest = self._arrived.youngest_ms
-        return self._happened.is_spotless and (
-            youngest is None or youngest <= self.rules.settings.freshness_max_ms or not self.rules.is_on(Gate.FRESHNESS)
-        )
+        if any(tally.bad for tally in self._happened.window(happened_ms)):
+            return False
+        ages = [tally.youngest_ms for tally in self._arrived.window(arrived_ms) if tally.youngest_ms is not None]
+        return not ages or min(ages) <= self.rules.settings.freshness_max_ms or not self.rules.is_on(Gate.FRESHNESS)
 
-    def _count(self, rows: Sequence[RawRow], events: Sequence[Event], tally: Tally) -> None:
+    def _count(self, rows: Sequence[RawRow], events: Sequence[Event], tally: Tally, now_ms: int) -> None:
         if self.rules.is_on(Gate.NULLS):
             self._count_nulls(rows, events, tally)
         if self.rules.is_on(Gate.SCHEMA):
@@ -205,7 +224,7 @@ class TopicCounting:
                 bad = [row for row in rows if row.schema_id in self.unexpected]
                 self._note(tally, SCHEMA_PART, bad, "schema_id")
         if self.rules.is_on(Gate.REFERENCES):
-            self._count_ids(rows, events, tally)
+            self._count_ids(rows, events, tally, now_ms)
 
     def _count_nulls(self, rows: Sequence[RawRow], events: Sequence[Event], tally: Tally) -> None:
         kinds = [event.kind for event in events]
@@ -220,7 +239,7 @@ class TopicCounting:
                 bad = [row for row in rows if row.event.kind == kind and value(row.event) in {None, ""}]
                 self._note(tally, part, bad, name)
 
-    def _count_ids(self, rows: Sequence[RawRow], events: Sequence[Event], tally: Tally) -> None:
+    def _count_ids(self, rows: Sequence[RawRow], events: Sequence[Event], tally: Tally, now_ms: int) -> None:
         settings = self.rules.settings
         for name, value in self._ids:
             table = self.tables.get(name)
@@ -231,7 +250,7 @@ class TopicCounting:
             unknown = table.unknown(set(values))
             if not unknown:
                 continue
-            overdue = self._first_seen[name].overdue(unknown, self.happened_ms, settings.grace_ms)
+            overdue = self._first_seen[name].overdue(unknown, now_ms, settings.grace_ms)
             self._note(tally, name, [row for row in rows if value(row.event) in unknown], name)
             tally.overdue[name] += sum(value(event) in overdue for event in events) if overdue else 0
 

@@ -14,10 +14,10 @@ from config.errors import ShopstreamError
 from config.quality import GatePolicy
 from feature_repo.errors import OnlineStoreError
 from feature_repo.gate_store import Accepted, GateNotes, Halt
-from quality.gates import SCHEMA_PART, Gate, GateRules, GateStatus, Tally, Verdict
+from quality.gates import SCHEMA_PART, Gate, GateRules, GateStatus, Tally
 from quality.known_ids import KnownIds
 from streams.decoding import DecodedBatch
-from streams.gate_counting import Evidence, TopicCounting
+from streams.gate_counting import Evidence, Failure, TopicCounting
 from streams.metrics import WorkerMetrics
 from streams.ports import Clock
 
@@ -155,27 +155,27 @@ class WorkerGates:
             failed = state.counting.look(works)
         if state.pending is not None:
             await self._note(state, state.pending)
-        for verdict in failed.values():
-            self._decide(topic, state, verdict)
+        for failure in failed.values():
+            self._decide(topic, state, failure)
         if state.pending is not None:
             await self._note(state, state.pending)
         halt = state.notes.halt or state.pending
         return None if halt is None else f"{halt.gate}: {halt.detail}"
 
-    def _decide(self, topic: str, state: _Topic, verdict: Verdict) -> None:
-        gate = verdict.gate
+    def _decide(self, topic: str, state: _Topic, failure: Failure) -> None:
+        verdict, gate = failure.verdict, failure.verdict.gate
         if self._is_overridden(state, gate):
             return
         if state.counting.rules.policy(gate) is GatePolicy.HALT:
             if state.notes.halt is None and state.pending is None:
                 since_ms = self._clock.now_ms()
-                state.pending = Halt(topic, gate, since_ms, verdict.detail, self._evidence(state, verdict))
+                state.pending = Halt(topic, gate, since_ms, verdict.detail, self._evidence(state, failure))
                 logger.error("gate %s halts %s: %s", gate, topic, verdict.detail)
                 self._told(GateNews(topic, gate, "halted", verdict.detail, state.pending.evidence, since_ms))
         elif gate not in state.alerted:
             state.alerted.add(gate)
             logger.error("gate %s of %s fails, by policy it only alerts: %s", gate, topic, verdict.detail)
-            evidence = self._evidence(state, verdict)
+            evidence = self._evidence(state, failure)
             self._told(GateNews(topic, gate, "alert", verdict.detail, evidence, self._clock.now_ms()))
 
     def _is_overridden(self, state: _Topic, gate: str) -> bool:
@@ -185,10 +185,11 @@ class WorkerGates:
     def _end_alerts(self, state: _Topic) -> None:
         state.alerted &= {verdict.gate for verdict in state.counting.verdicts() if verdict.status is GateStatus.FAIL}
 
-    def _evidence(self, state: _Topic, verdict: Verdict) -> dict[str, Any]:
+    def _evidence(self, state: _Topic, failure: Failure) -> dict[str, Any]:
+        verdict = failure.verdict
         seen = state.counting.evidence.get(verdict.part, Evidence()).document()
         said = {"part": verdict.part, "value": verdict.value, "threshold": verdict.threshold, "count": verdict.count}
-        times = {"event_time_ms": state.counting.happened_ms, "append_time_ms": state.counting.arrived_ms}
+        times = {"event_time_ms": failure.happened_ms, "append_time_ms": failure.arrived_ms}
         if verdict.part == SCHEMA_PART:
             ids = sorted(state.counting.unexpected)
             seen |= {"schemas": {str(number): self._writers.describe(number) for number in ids}}

@@ -6,7 +6,7 @@ So whoever dies in between asks for the same thing again, and nothing is decided
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -116,6 +116,7 @@ def check(
     *,
     red: Sequence[HaltedSpan],
     request: Callable[[Cause], Mapping[str, Any]],
+    behind: Collection[int] = (),
     tell: Callable[[str], None] = lambda _line: None,
 ) -> CheckReport:
     """Judge what is closed and not judged yet, and ask for a retraining where that is due. Blocking.
@@ -123,6 +124,7 @@ def check(
     Args:
         red: views that gates hold halted now, beside what is noted in the lake.
         request: asks for a retraining; returns the answer as JSON has it.
+        behind: partitions whose log holds records that are not in the lake yet; windows wait for them.
         tell: told what is under way, in words.
 
     Raises:
@@ -132,7 +134,7 @@ def check(
     with one_at_a_time(settings):
         lake = lake_of(settings)
         found = reference_in_force(lake)
-        return CheckReport(None) if found is None else _Check(settings, lake, found, red, request).run(tell)
+        return CheckReport(None) if found is None else _Check(settings, lake, found, red, request).run(behind, tell)
 
 
 def judged_windows(lake: Lake, newest: int | None = None, *, before_ms: int | None = None) -> list[JudgedWindow]:
@@ -189,12 +191,12 @@ class _Check:
         in_row = self._settings.drift.windows_in_row
         return in_row * (in_row + 1)
 
-    def run(self, tell: Callable[[str], None]) -> CheckReport:
+    def run(self, behind: Collection[int], tell: Callable[[str], None]) -> CheckReport:
         found, window_ms = self._found, self._found.window_ms
         first_ms = -(-max(found.to_ms, self._newest_end_ms) // window_ms) * window_ms
         with reading(self._lake, "drift check"):
             reader = WindowReader(self._settings, self._lake, found.mode, window_ms)
-            end_ms = reader.closed_until_ms(first_ms)
+            end_ms = reader.closed_until_ms(first_ms, behind)
             if end_ms > first_ms:
                 reader.leave_out_until_mature(first_ms)
             for seen in reader.windows(first_ms, end_ms, tell):

@@ -5,7 +5,7 @@ with them: a shift in what is bought shows there first. All windows of one reade
 lake's tables, so a profile is a function of those.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -107,13 +107,15 @@ class WindowReader:
         for name, span_ms in feature_spans_ms().items():
             self._mature_ms[name] = begins_ms + span_ms
 
-    def closed_until_ms(self, since_ms: int) -> int:
+    def closed_until_ms(self, since_ms: int, behind: Collection[int] = ()) -> int:
         """Return up to where windows are closed: events of every log that is alive are past it, and the lateness.
 
-        A log without events is waited for until the others are one window further.
+        A log that is a day behind is not alive. One without newer events is waited for until the others are a window
+        further, unless it is known to be behind.
 
         Args:
             since_ms: windows before are of no interest.
+            behind: partitions whose log holds records that are not in the lake yet.
 
         Raises:
             LakeUnavailableError: the lake cannot be read.
@@ -126,9 +128,17 @@ class WindowReader:
             [("event_time_ms", "max"), ("append_time_ms", "max")]
         )
         newest_epoch = logs.column("log_epoch")[int(np.argmax(logs.column("append_time_ms_max").to_numpy()))]
-        newest_ms = logs.filter(pc.equal(logs.column("log_epoch"), newest_epoch)).column("event_time_ms_max").to_numpy()
-        alive_ms = newest_ms[newest_ms > newest_ms.max() - _IDLE_MS]
-        past_ms = max(int(alive_ms.min()), int(alive_ms.max()) - self._window_ms) - self._settings.drift.lateness_ms
+        logs = logs.filter(pc.equal(logs.column("log_epoch"), newest_epoch))
+        newest_ms = dict.fromkeys(behind, since_ms) | dict(
+            zip(logs.column("partition").to_pylist(), logs.column("event_time_ms_max").to_pylist(), strict=True)
+        )
+        first_ms = max(newest_ms.values())
+        past_ms = min(
+            at_ms if partition in behind else max(at_ms, first_ms - self._window_ms)
+            for partition, at_ms in newest_ms.items()
+            if at_ms > first_ms - _IDLE_MS
+        )
+        past_ms -= self._settings.drift.lateness_ms
         return max(since_ms, past_ms // self._window_ms * self._window_ms)
 
     def windows(self, first_ms: int, end_ms: int, tell: Callable[[str], None]) -> Iterator[SeenWindow]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from config.quality import GatePolicy, GateSettings
-from quality.gates import CriticalField, Gate, GateRules, GateStatus, Tally, Verdict, Window, judge
+from quality.gates import PANES_KEPT, CriticalField, Gate, GateRules, GateStatus, Panes, Tally, Verdict, judge
 from quality.known_ids import FirstSeen, KnownIds, id_hashes
 
 FIELD = CriticalField("click", "category_id")
@@ -79,16 +79,40 @@ def test_a_gate_that_is_off_is_not_judged() -> None:
     assert Gate.NULLS not in {found.gate for found in judge(Tally(), rules)}
 
 
+def sums(panes: Panes, end_ms: int) -> tuple[int, int]:
+    """Return what was seen, and bad, of x in a window."""
+    found = panes.window(end_ms)
+    return sum(tally.seen["x"] for tally in found), sum(tally.bad["x"] for tally in found)
+
+
 def test_a_window_forgets_what_is_older_and_never_goes_back() -> None:
-    window = Window(10_000)
-    window.newest(1_000).bad["x"] += 1
-    window.newest(10_999).seen["x"] += 1
-    window.newest(500).seen["x"] += 1  # late: counted where the window stands
-    assert window.now_ms == 10_999
-    assert (window.total().seen["x"], window.total().bad["x"]) == (2, 1)
-    window.newest(11_000)
-    assert window.is_spotless
-    assert window.total().seen["x"] == 2
+    panes = Panes(10_000)
+    panes.count_at(0, 1_000).bad["x"] += 1
+    panes.count_at(0, 10_999).seen["x"] += 1
+    panes.count_at(0, 500).seen["x"] += 1  # late: counted where the partition stands
+    assert panes.now_ms == panes.reached_ms(0) == 10_999
+    assert sums(panes, 10_999) == (2, 1)
+    assert sums(panes, 11_000) == (2, 0)
+
+
+def test_partitions_that_are_hours_apart_count_what_is_of_one_time_together() -> None:
+    panes = Panes(10_000)
+    panes.count_at(0, 1_000).seen["x"] += 1
+    panes.count_at(0, 90_000).seen["x"] += 5
+    panes.count_at(1, 1_500).bad["x"] += 1
+    assert panes.reached_ms(1) == 1_500
+    assert sums(panes, 1_500) == (1, 1)
+    assert sums(panes, 90_000) == (5, 0)
+
+
+def test_panes_that_nobody_uses_any_more_are_forgotten() -> None:
+    panes = Panes(10_000)
+    for number in range(PANES_KEPT):
+        panes.count_at(0, number * panes.pane_ms).seen["x"] += 1
+        panes.count_at(1, 0).seen["x"] += 1
+    assert sums(panes, 0) == (PANES_KEPT + 1, 0)
+    panes.count_at(0, PANES_KEPT * panes.pane_ms)
+    assert sums(panes, panes.pane_ms) == (PANES_KEPT + 1, 0)  # the pane that was used least recently is gone
 
 
 def test_tallies_of_workers_add_up_and_survive_json() -> None:
@@ -104,6 +128,13 @@ def test_ids_are_looked_up_by_hash() -> None:
     assert known.unknown({"a", "b", "c", None, ""}) == {"c"}
     assert known.unknown({"a", "c"}) == {"c"}
     assert KnownIds(np.array([], np.uint64)).unknown({"a"}) == {"a"}
+
+
+def test_an_id_is_overdue_whichever_partition_is_read_first() -> None:
+    first = FirstSeen()
+    assert first.overdue({"a"}, 9_000, 100) == set()
+    assert first.overdue({"a"}, 1_000, 100) == set()  # another partition, hours behind
+    assert first.overdue({"a"}, 9_000, 100) == {"a"}
 
 
 def test_an_id_is_overdue_after_its_grace_and_memory_is_bounded() -> None:

@@ -112,7 +112,15 @@ class World:
 
 
 def batch(
-    begin: int, count: int, *, bad: float = 0.0, age_ms: int = 50, at_ms: int = T0, schema_id: int = 1, step_ms: int = 1
+    begin: int,
+    count: int,
+    *,
+    bad: float = 0.0,
+    age_ms: int = 50,
+    at_ms: int = T0,
+    schema_id: int = 1,
+    step_ms: int = 1,
+    partition: int = 0,
 ) -> DecodedBatch:
     """Return clicks, one each `step_ms`, of which a share has no category."""
     rows = []
@@ -123,8 +131,9 @@ def batch(
             event_id=str(offset), kind="click", user_id=f"u{offset}", event_time_ms=time_ms - age_ms,
             product_id="p", category_id=category,
         )  # fmt: skip
-        rows.append(RawRow(Record(CLICKS_TOPIC, 0, offset, time_ms, b"k", b"v"), event, schema_id, time_ms))
-    whole = Batch(TopicPartition(CLICKS_TOPIC, 0), [row.record for row in rows], begin + count, 0, begin + count)
+        rows.append(RawRow(Record(CLICKS_TOPIC, partition, offset, time_ms, b"k", b"v"), event, schema_id, time_ms))
+    end = begin + count
+    whole = Batch(TopicPartition(CLICKS_TOPIC, partition), [row.record for row in rows], end, 0, end)
     return DecodedBatch(whole, rows, [], {})
 
 
@@ -159,6 +168,23 @@ def test_five_percent_of_nulls_halt_before_a_window_has_passed_and_before_drift_
     halted_ms = T0 + (first + 1) * size * step_ms
     assert halted_ms - began_ms < gates.window_ms < DriftSettings().window_ms
     assert said[first:] == [said[first]] * len(said[first:])
+
+
+def test_in_a_backlog_a_partition_that_is_hours_behind_does_not_hide_what_another_one_reads() -> None:
+    world, size, step_ms = World(), 30, 1_000  # half a minute of a click a second
+    behind_ms, broken_from = 2 * 3_600_000, 20
+    said = []
+    for n in range(broken_from + 10):
+        at_ms, begin = T0 + n * size * step_ms, n * size
+        bad = 1 / 70 if n >= broken_from else 0.0  # half of it would pass
+        said += world.judge(batch(begin, size, at_ms=at_ms, step_ms=step_ms, bad=bad))
+        said += world.judge(batch(begin, size, at_ms=at_ms - behind_ms, step_ms=step_ms, partition=1))
+    halt = world.notes.notes.halt
+    assert not any(said[: 2 * broken_from])
+    assert halt is not None
+    began_ms = T0 + broken_from * size * step_ms
+    assert began_ms < halt.evidence["event_time_ms"] <= began_ms + GateSettings().window_ms
+    assert set(halt.evidence["offsets"]) == {"0"}
 
 
 def test_a_halt_is_told_once_and_stands_for_whoever_reads_it() -> None:
