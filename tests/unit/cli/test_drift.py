@@ -9,7 +9,7 @@ import pytest
 from cli.main import run
 from config.settings import Settings
 from sinks.retraining import Retraining
-from streams import gate_report
+from streams import gate_report, observing
 from tests import drift_shop
 from tests.drift_shop import PLAN, settings_of
 
@@ -23,8 +23,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with a reference; its gates are fine, though nobody is there who could tell."""
+    """A home with a reference; gates are fine and all is read, though nobody is there who could tell."""
     monkeypatch.setattr(gate_report, "standings", lambda _settings: [])
+    monkeypatch.setattr(observing, "GroupLags", lambda _settings: type("Lags", (), {"read": lambda _self: []})())
     return drift_shop.copied(made, tmp_path / "home").home
 
 

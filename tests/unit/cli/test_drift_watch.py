@@ -1,6 +1,6 @@
 """The watch goes round: each part by itself, what fails is told once and tried again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from feature_repo.gate_store import GateNotes, Halt
 from quality.gates import Gate, GateStatus, Verdict
 from sinks.errors import LakeUnavailableError
 from sinks.retraining import Retraining
-from streams import gate_report
+from streams import gate_report, observing
 from streams.gate_report import GateStanding, TopicStanding
+from streams.observing import PartitionLag
+from streams.ports import TopicPartition
 from streams.watching import watching_alone
 
 
@@ -25,6 +27,8 @@ class World:
     def __init__(self) -> None:
         self.standings: Sequence[TopicStanding] | Exception = []
         self.checked: list[RedGates] = []
+        self.lags: list[PartitionLag] = []
+        self.waited_for: list[Collection[int]] = []
         self.failure: Exception | None = None
         self.guarded = 0
 
@@ -33,11 +37,15 @@ class World:
             raise self.standings
         return self.standings
 
-    def check(self, _settings: Settings, red: RedGates) -> Any:
+    def check(self, _settings: Settings, red: RedGates, behind: Collection[int]) -> Any:
         if self.failure is not None:
             raise self.failure
         self.checked.append(red)
+        self.waited_for.append(behind)
         return type("Report", (), {"windows": []})
+
+    def group(self, _settings: Settings) -> Any:
+        return type("Lags", (), {"read": lambda _self: self.lags})()
 
     def guard(self, _settings: Settings) -> list[Any]:
         self.guarded += 1
@@ -53,6 +61,7 @@ def settings(tmp_path: Path) -> Settings:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(gate_report, "standings", made.told)
+    monkeypatch.setattr(observing, "GroupLags", made.group)
     monkeypatch.setattr(drift_watch, "check_windows", made.check)
     monkeypatch.setattr("serving.rollout.guard", made.guard)
     return made
@@ -85,6 +94,13 @@ def test_a_round_looks_at_each_part_and_writes_metrics(
     metrics = (settings.home / "metrics" / "drift.prom").read_text()
     for part in ("gates", "windows", "outbox", "training", "rollout"):
         assert f'shopstream_drift_part_failing{{part="{part}"}} 0.0' in metrics
+
+
+def test_windows_wait_for_partitions_that_hold_more_of_what_is_judged(watch: Watch, world: World) -> None:
+    ends = {("shop.clicks.v1", 0): 7, ("shop.clicks.v1", 3): 8, ("shop.carts.v1", 1): 8}
+    world.lags = [PartitionLag(TopicPartition(*tp), 0, produced, 7) for tp, produced in ends.items()]
+    watch.round()
+    assert world.waited_for == [{3}]
 
 
 def test_without_knowing_the_gates_no_window_is_judged_and_the_rest_goes_on(
@@ -159,4 +175,4 @@ def test_a_watch_ends_with_an_interrupt(settings: Settings, world: World, said: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serving.rollout.guard", interrupted)
         assert drift_watch.watch(settings, 0.0, tell=said.append, took=lambda _done: None)
-    assert (world.guarded, said) == (3, [])
+    assert (world.guarded, said) == (3, ["begins, and goes round every 0 s until it is ended"])
