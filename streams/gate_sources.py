@@ -12,7 +12,7 @@ from schemas.event import EVENT_TOPICS
 from schemas.loading import own_schema
 from schemas.topics import TopicInfo
 from sinks.lake_root import Lake, lake_of
-from sinks.noting import note
+from sinks.noting import note, noted
 from sinks.quality_tables import GATE_LOG, QUALITY_TABLES
 from streams.gate_counting import REFERENCES, rules_of
 from streams.gating import GateNews, WorkerGates
@@ -85,12 +85,12 @@ class RegisteredWriters:
 
 
 def noted_in(lake: Lake) -> Callable[[GateNews], None]:
-    """Return what records decisions in the lake."""
+    """Return what records decisions in the lake, each once."""
 
     def tell(news: GateNews) -> None:
-        evidence = json.dumps(news.evidence)
-        row = {"topic": news.topic, "gate": news.gate, "step": news.step, "detail": news.detail}
-        note(lake, GATE_LOG, [{**row, "evidence": evidence, "noted_ms": news.at_ms}])
+        key = {"topic": news.topic, "gate": news.gate, "step": news.step, "noted_ms": news.at_ms}
+        if key not in noted(lake, GATE_LOG, list(key)):
+            note(lake, GATE_LOG, [{**key, "detail": news.detail, "evidence": json.dumps(news.evidence)}])
 
     return tell
 

@@ -95,6 +95,7 @@ class _Topic:
     read_s: float | None = None
     alerted: set[Gate] = field(default_factory=set)
     pending: Halt | None = None
+    told_ms: int | None = None
     since: dict[str, tuple[str, int]] = field(default_factory=dict)
     known_ids: set[int] = field(default_factory=set)
     is_dirty: bool = False
@@ -109,7 +110,7 @@ class WorkerGates:
         worker: names this process among the workers.
         epochs: log epoch of each topic.
         tellers: each records a decision, or tells somebody; blocking, and called in a thread. One that fails does not
-            keep the others from it.
+            keep the others from it. A halt is told by every worker that sees it, and must be taken once only.
     """
 
     def __init__(
@@ -160,7 +161,13 @@ class WorkerGates:
         if state.pending is not None:
             await self._note(state, state.pending)
         halt = state.notes.halt or state.pending
-        return None if halt is None else f"{halt.gate}: {halt.detail}"
+        if halt is None:
+            return None
+        if halt.since_ms != state.told_ms:
+            # also that of another worker, or of one that was killed before it could tell: it is known by its time
+            state.told_ms = halt.since_ms
+            self._told(GateNews(topic, halt.gate, "halted", halt.detail, halt.evidence, halt.since_ms))
+        return f"{halt.gate}: {halt.detail}"
 
     def _decide(self, topic: str, state: _Topic, failure: Failure) -> None:
         verdict, gate = failure.verdict, failure.verdict.gate
@@ -171,7 +178,6 @@ class WorkerGates:
                 since_ms = self._clock.now_ms()
                 state.pending = Halt(topic, gate, since_ms, verdict.detail, self._evidence(state, failure))
                 logger.error("gate %s halts %s: %s", gate, topic, verdict.detail)
-                self._told(GateNews(topic, gate, "halted", verdict.detail, state.pending.evidence, since_ms))
         elif gate not in state.alerted:
             state.alerted.add(gate)
             logger.error("gate %s of %s fails, by policy it only alerts: %s", gate, topic, verdict.detail)

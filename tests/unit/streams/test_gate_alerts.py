@@ -9,9 +9,13 @@ import pytest
 
 from config.settings import Settings, load_settings
 from sinks.delivering import outbox_of
+from sinks.lake_root import lake_of
+from sinks.noting import noted
 from sinks.outbox_sender import OutboxSender
+from sinks.quality_tables import GATE_LOG
 from stack.ports import free_port
 from streams.gate_alerts import GateAlerts, alert_once
+from streams.gate_sources import noted_in
 from streams.gating import GateNews
 from tests.waiting import wait_until
 from tests.webhook_receiver import SECRET, WebhookReceiver, webhook_receiver
@@ -116,3 +120,13 @@ def test_what_it_could_not_send_waits_for_a_worker(tmp_path: Path) -> None:
     own = settings(tmp_path, free_port(set()), attempts=50)
     alert_once(own, NEWS)  # tried once, so that a command does not hang
     assert [found.attempts for found in outbox_of(own).waiting()] == [1]
+
+
+def test_a_decision_that_several_workers_tell_is_in_the_log_once(tmp_path: Path) -> None:
+    lake = lake_of(load_settings({"home": tmp_path / "home"}))
+    for news in (NEWS, NEWS, replace(NEWS, step="resumed", at_ms=NEWS.at_ms + 1), NEWS):
+        noted_in(lake)(news)
+    assert [(row["step"], row["noted_ms"]) for row in noted(lake, GATE_LOG)] == [
+        ("halted", NEWS.at_ms),
+        ("resumed", NEWS.at_ms + 1),
+    ]

@@ -29,10 +29,14 @@ class Notes:
     def __init__(self) -> None:
         self.notes = GateNotes()
         self.is_down = False
+        self.hidden = 0
         self.published: dict[str, Mapping[str, Any]] = {}
 
     async def read(self, topic: str) -> GateNotes:
         self._check()
+        if self.hidden:
+            self.hidden -= 1
+            return GateNotes()
         return self.notes if topic == CLICKS_TOPIC else GateNotes()
 
     async def halt(self, halt: Halt) -> bool:
@@ -187,14 +191,23 @@ def test_in_a_backlog_a_partition_that_is_hours_behind_does_not_hide_what_anothe
     assert set(halt.evidence["offsets"]) == {"0"}
 
 
-def test_a_halt_is_told_once_and_stands_for_whoever_reads_it() -> None:
+def test_a_halt_stands_for_whoever_reads_it_and_each_tells_the_same_once() -> None:
     world = World()
     assert all(world.judge(batch(0, 500, bad=0.5), batch(500, 500, bad=0.5), batch(1_000, 500)))
-    assert len(world.news) == 1
-    other = World()
+    assert [news.step for news in world.news] == ["halted"]
+    other = World()  # or the same after a kill -9: nobody knows whether it has told
     other.notes.notes = world.notes.notes
-    assert all(other.judge(batch(0, 10)))
-    assert other.news == []
+    assert all(other.judge(batch(0, 10), batch(10, 10)))
+    assert other.news == world.news
+
+
+def test_of_two_workers_that_halt_at_once_one_is_told() -> None:
+    world = World()
+    assert world.judge(batch(0, 500)) == [None]
+    world.notes.notes = GateNotes(Halt(CLICKS_TOPIC, "references", T0 - 5, "the other was faster"))
+    world.notes.hidden = 2  # it is there when ours is noted, and was not when we looked
+    assert world.judge(batch(500, 500, bad=0.5)) == ["references: the other was faster"]
+    assert [(news.gate, news.at_ms) for news in world.news] == [("references", T0 - 5)]
 
 
 def test_a_violation_in_the_middle_of_a_long_batch_is_not_averaged_away() -> None:
