@@ -92,7 +92,14 @@ def own_events(settings: Settings, count: int, prefix: str) -> list[Event]:
     mine = list(islice((user for user in users if partition_of(user.encode(), 4) == POISONED.partition), 20))
     now_ms = time.time_ns() // 1_000_000 - 60_000
     return [
-        Event(event_id=f"{prefix}-{at}", kind="click", user_id=mine[at % len(mine)], event_time_ms=now_ms + at)
+        Event(
+            event_id=f"{prefix}-{at}",
+            kind="click",
+            user_id=mine[at % len(mine)],
+            event_time_ms=now_ms + at,
+            product_id="p1",  # without them a gate halts the view once it has seen enough
+            category_id="c1",
+        )
         for at in range(count)
     ]
 
