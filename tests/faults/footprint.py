@@ -25,6 +25,17 @@ class Footprint:
     table_versions: dict[str, int]
     committed: dict[tuple[str, int], int | None]
 
+    def changes(self, later: "Footprint") -> list[str]:
+        """Say what is different later; states by their users only."""
+        found = []
+        for name in ("states", "table_versions", "committed"):
+            mine, its = getattr(self, name), getattr(later, name)
+            for key in sorted(mine.keys() | its.keys()):
+                if mine.get(key) != its.get(key):
+                    told = "" if name == "states" else f": {mine.get(key)}, then {its.get(key)}"
+                    found.append(f"{name} of {key}{told}")
+        return found
+
 
 def footprint(settings: Settings) -> Footprint:
     """Read it; whatever should be compared must stand still meanwhile."""

@@ -69,7 +69,8 @@ def zombie(arena: Arena, points: tuple[str, ...] = ZOMBIE_POINTS) -> Outcome:
             before = footprint(world.settings)
             first.signal(signal.SIGCONT)
             ends[_what_became_of(first, world)] += 1
-            assert footprint(world.settings) == before, f"{point}: something of a worker that was given up has landed"
+            landed = before.changes(footprint(world.settings))
+            assert not landed, f"{point}: of a worker that was given up landed {landed}; {world.tails()}"
             for worker in (first, second):
                 assert not worker.runs or worker.stop() == 0, worker.tail()
         verdict = world.judge()
