@@ -102,6 +102,10 @@ class Panes:
         """The newest time of any partition; -1 before the first."""
         return max(self._reached.values(), default=-1)
 
+    def pane(self, at_ms: int) -> int:
+        """Return the number of the pane that holds an instant."""
+        return at_ms // self.pane_ms
+
     def reached_ms(self, partition: int) -> int:
         """Return the newest time of a partition; -1 before the first."""
         return self._reached.get(partition, -1)
@@ -109,7 +113,7 @@ class Panes:
     def count_at(self, partition: int, at_ms: int) -> Tally:
         """Move a partition to `at_ms`, if that is later, and return the tally where it stands, to be added to."""
         self._reached[partition] = now_ms = max(at_ms, self.reached_ms(partition))
-        pane = now_ms // self.pane_ms
+        pane = self.pane(now_ms)
         tally = self._tallies.setdefault(pane, Tally())
         self._tallies.move_to_end(pane)
         if len(self._tallies) > PANES_KEPT:
@@ -118,7 +122,7 @@ class Panes:
 
     def window(self, end_ms: int) -> list[Tally]:
         """Return the tallies of the window whose newest pane holds `end_ms`."""
-        pane = end_ms // self.pane_ms
+        pane = self.pane(end_ms)
         found = (self._tallies.get(number) for number in range(pane - PANES + 1, pane + 1))
         return [tally for tally in found if tally is not None]
 

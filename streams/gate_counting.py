@@ -1,6 +1,6 @@
 """Counts what gates look at, over the records that one worker reads of a topic: a few loops in C per batch."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,17 +194,18 @@ class TopicCounting:
         happened, arrived = self._happened, self._arrived
         happened_ms, arrived_ms = happened.reached_ms(partition), arrived.reached_ms(partition)
         newest, last = max(happened_ms, *times), max(arrived_ms, *appends)
-        if newest // happened.pane_ms == happened_ms // happened.pane_ms and last // arrived.pane_ms == (
-            arrived_ms // arrived.pane_ms
-        ):
+        stays = happened.pane(newest) == happened.pane(happened_ms) and arrived.pane(last) == arrived.pane(arrived_ms)
+        if stays:
             return [(len(times), newest, last)]
         # both never go back, so where a pane ends is found without a look at each record
         newest_at = list(accumulate(times, max, initial=happened_ms))[1:]
         last_at = list(accumulate(appends, max, initial=arrived_ms))[1:]
         ends, end = [], 0
         while end < len(times):
-            newest, last = _pane_end(newest_at[end], happened.pane_ms), _pane_end(last_at[end], arrived.pane_ms)
-            end = min(bisect_left(newest_at, newest, end), bisect_left(last_at, last, end))
+            end = min(
+                bisect_right(newest_at, happened.pane(newest_at[end]), end, key=happened.pane),
+                bisect_right(last_at, arrived.pane(last_at[end]), end, key=arrived.pane),
+            )
             ends.append((end, newest_at[end - 1], last_at[end - 1]))
         return ends
 
@@ -258,7 +259,3 @@ class TopicCounting:
         if bad:
             tally.bad[part] += len(bad)
             self.evidence.setdefault(part, Evidence()).add(bad, name)
-
-
-def _pane_end(at_ms: int, pane_ms: int) -> int:
-    return (at_ms // pane_ms + 1) * pane_ms
